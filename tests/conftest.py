@@ -1,0 +1,25 @@
+"""Settings and fixtures for all tests: no hub, no tracker, shapes and types checked while running."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every function of src annotated with jaxtyping shapes is checked at each call, by beartype.
+_hook = install_import_hook("src", "beartype.beartype")
+_hook.__enter__()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the slow tests as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all") or config.option.markexpr:
+        return
+    quick = [item for item in items if "slow" not in item.keywords]
+    config.hook.pytest_deselected(items=[item for item in items if "slow" in item.keywords])
+    items[:] = quick
