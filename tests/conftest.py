@@ -8,6 +8,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import pytest
 from jaxtyping import install_import_hook
 
+pytest_plugins = ["tests.fixtures_models"]
+
 # Every function of src annotated with jaxtyping shapes is checked at each call, by beartype.
 _hook = install_import_hook("src", "beartype.beartype")
 _hook.__enter__()
