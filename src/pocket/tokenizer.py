@@ -16,7 +16,8 @@ MODEL_MAX_LENGTH = 77
 
 # Not a language's statistics: what matters is that the common words of captions become one token.
 _CORPUS = """
-a toy, a photo of a toy, the toy, a photo of a toy on a wooden table in the grass near a window at sunset, a picture of the red ball beside a
+a toy, a photo of a toy, the toy,
+a photo of a toy on a wooden table in the grass near a window at sunset, a picture of the red ball beside a
 blue box, an image of a small green car under a yellow chair, a drawing of a round orange cup over a white
 shelf, a painting of one purple bear with a black hat and a pink scarf, two brown dogs and three grey cats
 playing in the garden, a large square house behind the tall tree, a bird in the sky above the sea, the sun,
@@ -35,7 +36,7 @@ _NUM_MERGES = 384
 
 def byte_characters() -> list[str]:
     """The printable character that stands for each byte 0..255, as GPT-2 and CLIP have it."""
-    spans = ("!~", "¡¬", "®ÿ")
+    spans = (("!", "~"), ("¡", "¬"), ("®", "ÿ"))
     printable = [byte for first, last in spans for byte in range(ord(first), ord(last) + 1)]
     characters = {byte: chr(byte) for byte in printable}
     for byte in range(256):
