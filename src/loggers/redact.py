@@ -1,0 +1,52 @@
+"""Keeps passwords and tokens out of what is recorded."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "***"
+_SECRET_KEY = re.compile(
+    r"(^|_)(token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE
+)
+# https://user:password@host, https://token@host, and keys given in an address such as ?token=...
+_USER_IN_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@'\"]+@", re.IGNORECASE)
+_KEY_IN_ADDRESS = re.compile(
+    r"([?&][^=&\s'\"]*(?:token|password|secret|signature|key)=)[^&\s'\"]+", re.IGNORECASE
+)
+
+
+def redact_text(text: str) -> str:
+    """Hides user names and passwords in addresses, and keys passed in their query.
+
+    >>> redact_text("https://me:pw@host/data.zip?token=abc")
+    'https://***@host/data.zip?token=***'
+    """
+    return _KEY_IN_ADDRESS.sub(rf"\1{HIDDEN}", _USER_IN_ADDRESS.sub(rf"\1{HIDDEN}@", text))
+
+
+def redact(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested configuration without secrets: by the name of the key, and inside addresses."""
+    return {key: _redact_value(str(key), value) for key, value in config.items()}
+
+
+def _redact_value(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return redact(value)
+    if isinstance(value, (list, tuple)):
+        return [_redact_value(key, item) for item in value]
+    if isinstance(value, str):
+        return HIDDEN if value and _SECRET_KEY.search(key) else redact_text(value)
+    return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted names; lists stay values.
+
+    >>> flatten({"trainer": {"seed": 1}})
+    {'trainer.seed': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
