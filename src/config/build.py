@@ -1,0 +1,61 @@
+"""From Hydra's DictConfig to checked dataclasses: the only code, with the mains, that sees OmegaConf."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from src.config.schema import InferenceConfig, TrainConfig
+from src.config.targets import check_blocks
+from src.errors import UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def register() -> None:
+    """Tells Hydra the schema and OmegaConf our resolvers. Must run before composition; may run twice."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="inference_schema", node=InferenceConfig)
+    OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+    # A default that steps back when another key is set: max_steps when num_epochs is given.
+    OmegaConf.register_new_resolver(
+        "unless_set", lambda other, default: default if other is None else None, replace=True
+    )
+
+
+def check_config(config: DictConfig, *, import_external: bool = True) -> TrainConfig | InferenceConfig:
+    """Runs the gates after composition: `_target_` blocks, then types and ranges.
+
+    Args:
+        config: the composed configuration, without Hydra's own node.
+        import_external: see `check_blocks`.
+
+    Raises:
+        UserError: with the key, its value and what is allowed.
+    """
+    schema = OmegaConf.get_type(config)
+    if schema not in (TrainConfig, InferenceConfig):
+        raise UserError(
+            "This configuration does not build on train or inference. "
+            "Begin your YAML file with: defaults: [train, _self_] (or [inference, _self_])."
+        )
+    _refuse_missing(config)
+    check_blocks(plain(config), import_external=import_external)
+    checked = OmegaConf.to_object(config)
+    assert isinstance(checked, TrainConfig | InferenceConfig)
+    return checked
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain containers, for logging and for the run folder."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _refuse_missing(config: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"Not set: {', '.join(missing)}. Give a value, for example {missing[0]}=...")

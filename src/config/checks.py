@@ -1,0 +1,62 @@
+"""Small checks shared by the schema's dataclasses. Each names the key, the value and what is allowed."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from src.errors import UserError
+
+
+def require_choice(key: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuses a value outside a closed list, with the nearest allowed one."""
+    allowed = list(choices)
+    if value in allowed:
+        return
+    near = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise UserError(f"{key}={value} is not one of: {', '.join(allowed)}.{hint}")
+
+
+def require_at_least(key: str, value: float | None, minimum: float) -> None:
+    """Refuses a number below a minimum; None (not set) passes."""
+    if value is not None and not value >= minimum:
+        raise UserError(f"{key}={value} must be at least {minimum}.")
+
+
+def require_between(key: str, value: float, minimum: float, maximum: float) -> None:
+    """Refuses a number outside a closed interval."""
+    if not minimum <= value <= maximum:
+        raise UserError(f"{key}={value} must lie between {minimum} and {maximum}.")
+
+
+def require_positive(key: str, value: float | None) -> None:
+    """Refuses zero, negative numbers, infinities and NaN; None (not set) passes."""
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise UserError(f"{key}={value} must be a positive number.")
+
+
+def parse_size(key: str, value: Any, *, multiple_of: int = 8) -> tuple[int, int]:
+    """Reads a size given as one number (a square) or as [width, height], in pixels.
+
+    Raises:
+        UserError: it is neither, or a side is not a positive multiple of `multiple_of`.
+    """
+    sides = [value, value] if isinstance(value, int) else value
+    if (
+        isinstance(value, bool)
+        or not isinstance(sides, list | tuple)
+        or len(sides) != 2
+        or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    ):
+        raise UserError(f"{key}={value} must be a whole number or [width, height], for example {key}=512.")
+    width, height = sides
+    for side in (width, height):
+        if side <= 0 or side % multiple_of:
+            lower = max(multiple_of, side // multiple_of * multiple_of)
+            upper = lower + multiple_of
+            raise UserError(
+                f"{key}={value}: {side} is not a positive multiple of {multiple_of}. "
+                f"The nearest are {lower} and {upper}."
+            )
+    return width, height

@@ -1,0 +1,150 @@
+"""Rewords the errors of composition: full key, nearest valid keys, file. Never Hydra's own advice to add `+`."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CompositionError = (HydraException, OmegaConfBaseException)
+
+
+def explain(error: Exception, *, config_dir: Path, config_name: str, overrides: Sequence[str]) -> str:
+    """One or two lines for the user about an error that Hydra or OmegaConf raised.
+
+    Args:
+        error: a `CompositionError`.
+        config_dir: the folder with the root configurations.
+        config_name: the root that was being composed.
+        overrides: the command line's overrides.
+    """
+    if isinstance(error, OverrideParseException):
+        return (
+            f"Cannot read the override {error.override}. Quote values with spaces, commas, = or brackets: "
+            f"'key=\"a value\"'. ({_first_line(error)})"
+        )
+    if isinstance(error, MissingConfigException):
+        return _missing_option(error)
+    unknown = _unknown_key(error)
+    if unknown is not None:
+        return _unknown_key_message(unknown, config_dir, config_name, overrides)
+    cause = _omegaconf_cause(error)
+    if cause is not None:
+        return _bad_value(error, cause, config_dir, config_name)
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0]
+
+
+def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:
+    while error is not None:
+        if isinstance(error, OmegaConfBaseException):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _unknown_key(error: Exception) -> str | None:
+    message = str(error)
+    for pattern in (r"Could not override '([^']+)'", r"Could not delete(?: from config)?[ :]+'([^']+)'"):
+        if found := re.search(pattern, message):
+            return found.group(1).split("@")[0].replace("/", ".")
+    cause = _omegaconf_cause(error)
+    if cause is not None and re.search(r"Key '.*' (is )?not in|Unsupported|unexpected keyword", str(cause)):
+        return str(cause.full_key) if cause.full_key else None
+    return None
+
+
+def _unknown_key_message(key: str, config_dir: Path, config_name: str, overrides: Sequence[str]) -> str:
+    config, choices = _compose_for_hints(config_dir, config_name, overrides)
+    keys = sorted(_leaf_keys(config))
+    leaf = key.rsplit(".", maxsplit=1)[-1]
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.75)
+    near += [k for k in keys if k.rsplit(".", maxsplit=1)[-1] == leaf and k not in near]
+    near += [k for k in difflib.get_close_matches(key, keys, n=3, cutoff=0.55) if k not in near]
+    group = (near[0] if near else key).split(".", maxsplit=1)[0]
+    file = _file_of(group, choices, config_dir, config_name)
+    hint = f"Did you mean {' or '.join(near[:3])}?" if near else _keys_of(key, keys)
+    return f"{key} is not a known key. {hint} ({file})"
+
+
+def _keys_of(key: str, keys: Sequence[str]) -> str:
+    group = key.split(".", maxsplit=1)[0]
+    siblings = [k for k in keys if k.startswith(f"{group}.")]
+    shown = siblings or sorted({k.split(".", maxsplit=1)[0] for k in keys})
+    return f"Known: {', '.join(shown[:20])}{', ...' if len(shown) > 20 else ''}."
+
+
+def _leaf_keys(config: DictConfig, prefix: str = "") -> set[str]:
+    keys: set[str] = set()
+    for name, value in OmegaConf.to_container(config, resolve=False).items():  # type: ignore[union-attr]
+        keys |= _flatten(f"{prefix}{name}", value)
+    return keys
+
+
+def _flatten(key: str, value: object) -> set[str]:
+    if isinstance(value, dict):
+        return {key}.union(*(_flatten(f"{key}.{name}", child) for name, child in value.items()))
+    return {key}
+
+
+def _compose_for_hints(
+    config_dir: Path, config_name: str, overrides: Sequence[str]
+) -> tuple[DictConfig, dict[str, str]]:
+    """Composes what can be composed: with the chosen groups if they are right, else the defaults."""
+    chosen = [o for o in overrides if re.match(r"^[a-z_/]+=[\w\[\],]+$", o) and (config_dir / o.split("=")[0]).is_dir()]
+    for attempt in (chosen, []):
+        try:
+            GlobalHydra.instance().clear()
+            with initialize_config_dir(str(config_dir), version_base="1.3"):
+                config = compose(config_name, overrides=list(attempt), return_hydra_config=True)
+        except CompositionError:
+            continue
+        choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+        return config, choices
+    return OmegaConf.create({}), {}
+
+
+def _file_of(group: str, choices: dict[str, str], config_dir: Path, config_name: str) -> str:
+    choice = choices.get(group, "")
+    if (config_dir / group / f"{choice}.yaml").is_file():
+        return f"conf/{group}/{choice}.yaml"
+    return f"conf/{group}/" if (config_dir / group).is_dir() else f"conf/{config_name}.yaml"
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    options = list(error.options or [])
+    wanted = str(error.missing_cfg_file or "")
+    if not options:
+        return _first_line(error)
+    group, _, option = wanted.rpartition("/")
+    near = difflib.get_close_matches(option, options, n=2)
+    hint = f"Did you mean {' or '.join(f'{group}={name}' for name in near)}? " if near else ""
+    return f"{group}={option} does not exist. {hint}Options of {group}: {', '.join(options)} (conf/{group}/)."
+
+
+def _bad_value(error: Exception, cause: OmegaConfBaseException, config_dir: Path, config_name: str) -> str:
+    problem = _first_line(cause)
+    if isinstance(error, ConfigCompositionException):
+        if found := re.search(r"Error merging override (.+)", str(error)):
+            return f"{found.group(1).strip()}: {problem}."
+        if found := re.search(r"In '([^']+)'", str(error)):
+            key = f"{cause.full_key}: " if cause.full_key else ""
+            return f"{key}{problem} (conf/{found.group(1)}.yaml)."
+    key = str(cause.full_key) if cause.full_key else ""
+    group = key.split(".", maxsplit=1)[0]
+    return f"{key}: {problem} ({_file_of(group, {}, config_dir, config_name)})." if key else problem

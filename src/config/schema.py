@@ -1,0 +1,313 @@
+"""What can be configured, with types and ranges. Hydra composes into these; nothing else reads a DictConfig.
+
+Field comments are the documentation of each key and stand in the YAML files of conf/ as well. A field that
+OmegaConf cannot type (a number or a pair, a `_target_` block) is `Any` here and checked in `__post_init__`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from src.config.checks import (
+    parse_size,
+    require_at_least,
+    require_between,
+    require_choice,
+    require_positive,
+)
+from src.errors import UserError
+
+ARCHITECTURES = ("auto", "sd15", "sdxl")
+COMPONENT_MODES = ("lora", "full", "frozen")
+PRECISIONS = ("auto", "no", "fp16", "bf16")
+SCHEDULES = ("constant", "cosine", "linear")
+SAMPLERS = ("dpmpp_2m", "euler", "ddim", "unipc")
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    """The base model."""
+
+    name: str = MISSING
+    path: str | None = None
+    vae_path: str | None = None
+    architecture: str = "auto"
+    revision: str | None = None
+    variant: str | None = None
+    resolution: int = 512
+    dvc: str | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("model.architecture", self.architecture, ARCHITECTURES)
+        parse_size("model.resolution", self.resolution)
+
+
+@dataclass(slots=True, kw_only=True)
+class DatasetConfig:
+    """The images and captions."""
+
+    name: str = MISSING
+    path: str = MISSING
+    url: str | None = None
+    sha256: str | None = None
+    dvc: str | None = None
+    placeholder: str | None = None
+    reader: Any = None
+    resolution: Any = 512
+    split_seed: int = 0
+    validation_fraction: float = 0.2
+    crop: str = "center"
+    flip: bool = False
+    num_variants: int = 1
+    background: str = "white"
+    cache: bool = True
+    prompts: list[str] = field(default_factory=list)
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        parse_size("dataset.resolution", self.resolution)
+        require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
+        require_choice("dataset.crop", self.crop, ("center", "random"))
+        require_at_least("dataset.num_variants", self.num_variants, 1)
+        if self.num_variants > 1 and self.crop == "center" and not self.flip:
+            raise UserError(
+                f"dataset.num_variants={self.num_variants} changes nothing with dataset.crop=center and "
+                "dataset.flip=false. Set dataset.crop=random or dataset.flip=true."
+            )
+        if self.placeholder is not None and (not self.placeholder or any(c.isspace() for c in self.placeholder)):
+            raise UserError(
+                f"dataset.placeholder={self.placeholder!r} must be one word without spaces, for example sksToy."
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainerConfig:
+    """The loop."""
+
+    max_steps: int | None = None
+    num_epochs: int | None = None
+    batch_size: int = 4
+    gradient_accumulation_steps: int = 1
+    seed: int = 0
+    resume: str = "never"
+    mixed_precision: str = "auto"
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    max_grad_norm: float | None = 1.0
+    min_snr_gamma: float | None = 5.0
+    caption_dropout: float = 0.0
+    num_workers: int = 0
+    deterministic: bool = False
+    log_every: int = 10
+    save_every: int | None = 100
+    keep_checkpoints: int = 2
+    validate_every: int | None = 100
+    num_validation_timesteps: int = 8
+    max_validation_images: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.num_epochs is None:
+            raise UserError("Neither trainer.max_steps nor trainer.num_epochs is set. Set one of them.")
+        for name in (
+            "max_steps",
+            "num_epochs",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "log_every",
+            "save_every",
+            "keep_checkpoints",
+            "validate_every",
+            "num_validation_timesteps",
+            "max_validation_images",
+        ):
+            require_at_least(f"trainer.{name}", getattr(self, name), 1)
+        require_at_least("trainer.seed", self.seed, 0)
+        require_at_least("trainer.num_workers", self.num_workers, 0)
+        require_positive("trainer.max_grad_norm", self.max_grad_norm)
+        require_positive("trainer.min_snr_gamma", self.min_snr_gamma)
+        require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
+        require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+        require_choice("trainer.device", self.device, ("auto", "cpu", "cuda", "mps"))
+
+
+@dataclass(slots=True, kw_only=True)
+class AdapterConfig:
+    """What is trained."""
+
+    unet: str = "lora"
+    text_encoder: str = "frozen"
+    text_encoder_2: str = "frozen"
+    token_embedding: str = "frozen"
+    rank: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: list[str] = field(default_factory=list)
+    text_target_modules: list[str] = field(default_factory=list)
+    initializer_word: str = "toy"
+
+    def __post_init__(self) -> None:
+        for name in ("unet", "text_encoder", "text_encoder_2"):
+            require_choice(f"adapter.{name}", getattr(self, name), COMPONENT_MODES)
+        require_choice("adapter.token_embedding", self.token_embedding, ("train", "frozen"))
+        require_at_least("adapter.rank", self.rank, 1)
+        require_positive("adapter.alpha", self.alpha)
+        require_between("adapter.dropout", self.dropout, 0.0, 0.99)
+        modes = (self.unet, self.text_encoder, self.text_encoder_2)
+        if all(mode == "frozen" for mode in modes) and self.token_embedding == "frozen":
+            raise UserError("Everything is frozen, so there is nothing to train. Set adapter.unet=lora, for example.")
+
+
+@dataclass(slots=True, kw_only=True)
+class OptimizerConfig:
+    """The optimiser, its learning rates and their schedule."""
+
+    algorithm: Any = None
+    lr: float = 1e-4
+    lr_text_encoder: float | None = None
+    lr_token_embedding: float | None = None
+    schedule: str = "constant"
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "lr_text_encoder", "lr_token_embedding"):
+            require_positive(f"optimizer.{name}", getattr(self, name))
+        require_choice("optimizer.schedule", self.schedule, SCHEDULES)
+        require_at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+
+
+@dataclass(slots=True, kw_only=True)
+class MetricsConfig:
+    """The models that judge generated images."""
+
+    dino: Any = None
+    clip: Any = None
+
+
+@dataclass(slots=True, kw_only=True)
+class PathsConfig:
+    """Where things are read and written."""
+
+    root_dir: str = MISSING
+    data_dir: str = MISSING
+    output_dir: str = MISSING
+    cache_dir: str = MISSING
+
+
+@dataclass(slots=True, kw_only=True)
+class RunConfig:
+    """The run's own name."""
+
+    name: str = MISSING
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name in {".", ".."} or "/" in self.name or "\\" in self.name:
+            raise UserError(f"run.name={self.name!r} must be a plain folder name, without slashes.")
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainConfig:
+    """Everything of `python train.py`."""
+
+    command: str = "train"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(max_steps=1))
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    experiment: Any = None
+    objective: str = "validation_loss"
+
+    def __post_init__(self) -> None:
+        require_choice("command", self.command, ("train", "prepare"))
+        if self.model.path is None:
+            raise UserError("model.path is not set. Give a hub id, a diffusers folder or a .safetensors file.")
+        if self.adapter.token_embedding == "train" and not self.dataset.placeholder:
+            raise UserError(
+                "adapter.token_embedding=train needs dataset.placeholder: the word whose embedding is trained."
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class AdapterSourceConfig:
+    """Which adapter is used for generation, and how strongly."""
+
+    weights: Any = "best"
+    run: str | None = None
+    scale: float = 1.0
+    token_embedding: bool = True
+
+    def __post_init__(self) -> None:
+        require_between("adapter.scale", self.scale, -10.0, 10.0)
+        if isinstance(self.weights, bool) or not isinstance(self.weights, str | int):
+            raise UserError(
+                f"adapter.weights={self.weights} must be best, last, a step, or the path of an adapter file, "
+                "run folder or checkpoint folder."
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class GenerationConfig:
+    """How generation is carried out."""
+
+    merge: bool = True
+    compare: bool = True
+    scheduler: str = "dpmpp_2m"
+    batch_size: int = 4
+    device: str = "auto"
+    mixed_precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_choice("inference.scheduler", self.scheduler, SAMPLERS)
+        require_at_least("inference.batch_size", self.batch_size, 1)
+        require_choice("inference.device", self.device, ("auto", "cpu", "cuda", "mps"))
+        require_choice("inference.mixed_precision", self.mixed_precision, PRECISIONS)
+
+
+@dataclass(slots=True, kw_only=True)
+class InferenceConfig:
+    """Everything of `python inference.py`."""
+
+    command: str = "generate"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterSourceConfig = field(default_factory=AdapterSourceConfig)
+    prompts: Any = None
+    negative_prompt: str | None = None
+    num_images: int = 2
+    num_steps: int = 25
+    guidance_scale: float = 5.0
+    seed: int = 0
+    width: int | None = None
+    height: int | None = None
+    inference: GenerationConfig = field(default_factory=GenerationConfig)
+    logger: dict[str, Any] = field(default_factory=dict)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    experiment: Any = None
+
+    def __post_init__(self) -> None:
+        require_choice("command", self.command, ("generate",))
+        if isinstance(self.prompts, str):
+            self.prompts = [self.prompts]
+        if self.prompts is not None and (
+            not isinstance(self.prompts, list)
+            or not self.prompts
+            or not all(isinstance(prompt, str) for prompt in self.prompts)
+        ):
+            raise UserError(
+                f"prompts={self.prompts} must be a text or a list of texts: prompts='[\"a cat\",\"a dog\"]'."
+            )
+        for name in ("num_images", "num_steps"):
+            require_at_least(name, getattr(self, name), 1)
+        require_at_least("guidance_scale", self.guidance_scale, 0.0)
+        require_at_least("seed", self.seed, 0)
+        for name in ("width", "height"):
+            if getattr(self, name) is not None:
+                parse_size(name, getattr(self, name))

@@ -1,0 +1,25 @@
+"""Trains an adapter. `python train.py --help` lists what can be set; `sh train_run.sh` makes the environment first."""
+
+from src.config.cli import Job, Outcome, main
+from src.config.schema import TrainConfig
+from src.loggers.clearml import bind_hydra
+
+
+def train(config: TrainConfig, job: Job) -> Outcome:
+    """The command `train`."""
+    from src.run import run_training
+
+    return run_training(config, job)
+
+
+def prepare(config: TrainConfig, job: Job) -> Outcome:
+    """The command `prepare` (-cn prepare): data only."""
+    from src.run import run_prepare
+
+    return run_prepare(config, job)
+
+
+if __name__ == "__main__":
+    # ClearML records a Hydra application only if it is imported before Hydra's main runs.
+    bind_hydra()
+    main("train", {"train": train, "prepare": prepare})
