@@ -1,6 +1,7 @@
 """Around Hydra's main: the gates run first, errors become one line, a sweep's failing job becomes a row."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     # Hydra then raises instead of printing its own advice, and the errors are worded here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register()
+    sys.argv[1:] = _flags_first(sys.argv[1:])
     arguments = get_args_parser().parse_args()
     config_name = arguments.config_name or config_name
     extra_dir = Path(arguments.config_dir).resolve() if arguments.config_dir else None
@@ -97,6 +99,13 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
             EXIT_FAILED,
         )
     sys.exit(runner.exit_code or sweep.exit_code())
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """Sorts flags before overrides, so that `a=1 --cfg job b=2` works; argparse alone refuses it."""
+    is_override = re.compile(r"[~+]{0,2}[A-Za-z_][\w./@-]*=|~[A-Za-z_]").match
+    overrides = [argument for argument in arguments if is_override(argument)]
+    return [argument for argument in arguments if not is_override(argument)] + overrides
 
 
 def _fail(message: str, code: int) -> None:

@@ -73,10 +73,10 @@ def _unknown_key_message(key: str, config_dir: Path, config_name: str, overrides
     leaf = key.rsplit(".", maxsplit=1)[-1]
     near = difflib.get_close_matches(key, keys, n=3, cutoff=0.75)
     near += [k for k in keys if k.rsplit(".", maxsplit=1)[-1] == leaf and k not in near]
-    near += [k for k in difflib.get_close_matches(key, keys, n=3, cutoff=0.55) if k not in near]
+    near = near or difflib.get_close_matches(key, keys, n=3, cutoff=0.55)
     group = (near[0] if near else key).split(".", maxsplit=1)[0]
     file = _file_of(group, choices, config_dir, config_name)
-    hint = f"Did you mean {' or '.join(near[:3])}?" if near else _keys_of(key, keys)
+    hint = f"Did you mean {' or '.join(near[:2])}?" if near else _keys_of(key, keys)
     return f"{key} is not a known key. {hint} ({file})"
 
 

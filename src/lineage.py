@@ -1,0 +1,115 @@
+"""What a run was made of: written into the run folder, and in short form into the adapter's header."""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from src.files import sha256_file
+
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "pillow-heif",
+    "timm",
+    "open-clip-torch",
+    "hydra-core",
+    "omegaconf",
+)
+
+
+def dataset_hash(content_hashes: Mapping[str, str], captions: Mapping[str, str]) -> str:
+    """One hash over all images' contents and captions, independent of their order.
+
+    Args:
+        content_hashes: sample id to the SHA-256 of its file.
+        captions: sample id to caption.
+    """
+    digest = hashlib.sha256()
+    for sample_id in sorted(content_hashes):
+        digest.update(f"{sample_id}\0{content_hashes[sample_id]}\0{captions[sample_id]}\0".encode())
+    return digest.hexdigest()
+
+
+def collect_lineage(
+    *,
+    root: Path,
+    config: Mapping[str, Any],
+    content_hashes: Mapping[str, str],
+    captions: Mapping[str, str],
+    split: Mapping[str, list[str]],
+    base_hash: str,
+    architecture: str,
+) -> dict[str, Any]:
+    """Gathers everything needed to say which data, code, weights and settings made an adapter.
+
+    Args:
+        root: the project's folder, with its git history and lock file if they are there.
+        config: the resolved configuration.
+        content_hashes: sample id to the SHA-256 of its file.
+        captions: sample id to caption.
+        split: "train" and "validation" to sample ids.
+        base_hash: hash of the base model's weights.
+        architecture: the base model's architecture.
+    """
+    lock = root / "poetry.lock"
+    return {
+        "architecture": architecture,
+        "base_model": config["model"]["path"],
+        "base_model_hash": base_hash,
+        "dataset": config["dataset"]["name"],
+        "dataset_hash": dataset_hash(content_hashes, captions),
+        "images": dict(content_hashes),
+        "split": dict(split),
+        "seeds": {"trainer": config["trainer"]["seed"], "split": config["dataset"]["split_seed"]},
+        "git": git_state(root),
+        "lock_hash": sha256_file(lock) if lock.is_file() else None,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def short_form(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """The strings for a safetensors header: enough to find the run and its ingredients again."""
+    git = lineage["git"] or {}
+    dataset = config["dataset"]
+    return {
+        "darkroom.run": str(config["run"]["name"]),
+        "darkroom.architecture": lineage["architecture"],
+        "darkroom.base_model": str(lineage["base_model"]),
+        "darkroom.base_model_hash": lineage["base_model_hash"],
+        "darkroom.dataset": lineage["dataset"],
+        "darkroom.dataset_hash": lineage["dataset_hash"],
+        "darkroom.placeholder": dataset["placeholder"] or "",
+        "darkroom.resolution": str(dataset["resolution"]),
+        "darkroom.seed": str(lineage["seeds"]["trainer"]),
+        "darkroom.git_commit": (git.get("commit") or "") + ("-dirty" if git.get("diff") else ""),
+    }
+
+
+def git_state(root: Path) -> dict[str, str] | None:
+    """Commit and uncommitted changes, or None where there is no git or no repository."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit.strip(), "diff": _git(root, "diff", "HEAD") or ""}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,43 @@
+import pytest
+
+from src.config.schema import (
+    AdapterConfig,
+    AdapterSourceConfig,
+    DatasetConfig,
+    InferenceConfig,
+    RunConfig,
+    TrainerConfig,
+)
+from src.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TrainerConfig(), "max_steps nor trainer.num_epochs"),
+        (lambda: TrainerConfig(max_steps=0), "trainer.max_steps=0 must be at least 1"),
+        (lambda: TrainerConfig(max_steps=1, batch_size=-2), "trainer.batch_size"),
+        (lambda: TrainerConfig(max_steps=1, mixed_precision="fp8"), "trainer.mixed_precision"),
+        (lambda: TrainerConfig(max_steps=1, caption_dropout=1.5), "trainer.caption_dropout"),
+        (lambda: AdapterConfig(rank=0), "adapter.rank=0"),
+        (lambda: AdapterConfig(unet="frozen"), "nothing to train"),
+        (lambda: AdapterConfig(text_encoder="yes"), "adapter.text_encoder=yes"),
+        (lambda: DatasetConfig(name="a", path="b", resolution=100), "96 and 104"),
+        (lambda: DatasetConfig(name="a", path="b", placeholder="two words"), "one word"),
+        (lambda: DatasetConfig(name="a", path="b", num_variants=3), "changes nothing"),
+        (lambda: DatasetConfig(name="a", path="b", validation_fraction=1.0), "validation_fraction"),
+        (lambda: RunConfig(name="a/b"), "plain folder name"),
+        (lambda: RunConfig(name=".."), "plain folder name"),
+        (lambda: InferenceConfig(prompts=[]), "prompts"),
+        (lambda: InferenceConfig(prompts=[1]), "prompts"),
+        (lambda: InferenceConfig(width=100), "width=100"),
+        (lambda: AdapterSourceConfig(weights=["a"]), "adapter.weights"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+def test_one_prompt_is_a_list_of_one():
+    assert InferenceConfig(prompts="a cat").prompts == ["a cat"]
