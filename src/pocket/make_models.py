@@ -128,7 +128,11 @@ def _make_text_encoder(architecture: Architecture, index: int) -> CLIPTextModel 
 
 def _save_text_encoder(encoder: CLIPTextModel | CLIPTextModelWithProjection, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.half().contiguous() for name, tensor in encoder.state_dict().items()}
+    # The published files' names; older transformers know only these, newer ones both.
+    weights = {
+        name if name.startswith("text_") else f"text_model.{name}": tensor.half().contiguous()
+        for name, tensor in encoder.state_dict().items()
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     # transformers loads in the precision that the configuration names, diffusers in fp32; a pipeline needs
     # both to agree when nobody asks for a precision.

@@ -1,0 +1,299 @@
+"""What training and inference see of a diffusion model: one abstract model over SD1.5 and SDXL."""
+
+import copy
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import CLIPTokenizer, PreTrainedModel
+
+from src.errors import UserError
+from src.models.schedulers import make_scheduler
+from src.models.weights_hash import weights_hash
+
+PredictionType = Literal["epsilon", "v_prediction"]
+TextEmbeddings = tuple[Float[Tensor, "b t d"], Float[Tensor, "b p"] | None]
+
+
+class Denoiser(nn.Module, ABC):
+    """The UNet and the text encoders: everything that can be trained, and what accelerate wraps."""
+
+    def __init__(self, *, unet: UNet2DConditionModel, text_encoders: Mapping[str, PreTrainedModel]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.encoder_names = tuple(text_encoders)
+        for name, encoder in text_encoders.items():
+            self.add_module(name, encoder)
+
+    @abstractmethod
+    def encode_text(self, token_ids: Int[Tensor, "n b t"]) -> TextEmbeddings:
+        """Hidden states for cross attention and, for SDXL, the pooled embedding. Differentiable.
+
+        Args:
+            token_ids: one layer for each of the n text encoders.
+        """
+
+    @abstractmethod
+    def added_conditions(
+        self,
+        pooled: Float[Tensor, "b p"] | None,
+        original_sizes: Int[Tensor, "b 2"] | None,
+        crop_top_lefts: Int[Tensor, "b 2"] | None,
+        target_sizes: Int[Tensor, "b 2"] | None,
+    ) -> dict[str, Tensor] | None:
+        """The UNet's conditions beside the text; None where an architecture has none."""
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "b c h w"],
+        timesteps: Int[Tensor, "b"],
+        *,
+        token_ids: Int[Tensor, "n b t"] | None = None,
+        hidden: Float[Tensor, "b t d"] | None = None,
+        pooled: Float[Tensor, "b p"] | None = None,
+        original_sizes: Int[Tensor, "b 2"] | None = None,
+        crop_top_lefts: Int[Tensor, "b 2"] | None = None,
+        target_sizes: Int[Tensor, "b 2"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Predicts the noise (or v) of noisy latents.
+
+        Args:
+            noisy: noisy latents, scaled.
+            timesteps: 0 to the number of training timesteps, exclusive.
+            token_ids: prompts to encode here, for runs that train a text encoder or a token embedding.
+            hidden: otherwise their hidden states, encoded before.
+            pooled: and their pooled embeddings (SDXL).
+            original_sizes: (height, width) of the photo before resizing and cropping (SDXL, arXiv 2307.01952,
+                section 2.2).
+            crop_top_lefts: (top, left) of the crop in the resized photo.
+            target_sizes: (height, width) of the crop.
+        """
+        if hidden is None:
+            assert token_ids is not None, "a denoiser needs token_ids or hidden"
+            hidden, pooled = self.encode_text(token_ids)
+        dtype = self.unet.dtype
+        conditions = self.added_conditions(pooled, original_sizes, crop_top_lefts, target_sizes)
+        prediction: Tensor = self.unet(
+            noisy.to(dtype),
+            timesteps,
+            encoder_hidden_states=hidden.to(dtype),
+            added_cond_kwargs=conditions,
+            return_dict=False,
+        )[0]
+        return prediction
+
+
+class DiffusionModel(ABC):
+    """A latent diffusion model: VAE, UNet, text encoders, tokenizers and noise schedule.
+
+    All weights are frozen and in eval mode after loading; `src.models.adapters.attach` frees what is trained.
+
+    Attributes:
+        architecture: "sd15" or "sdxl".
+        denoiser: the UNet and the text encoders as one module.
+        tokenizers: one for each text encoder, with the placeholder where one is trained.
+        base_tokenizers: the same as they came, without the placeholder.
+        placeholder: the trained token, if any.
+        noise_scheduler: the training schedule (DDPM) from the model's own configuration.
+    """
+
+    architecture: ClassVar[Literal["sd15", "sdxl"]]
+
+    def __init__(
+        self,
+        *,
+        denoiser: Denoiser,
+        vae: AutoencoderKL,
+        tokenizers: Sequence[CLIPTokenizer],
+        scheduler_config: Mapping[str, Any],
+        weight_files: Mapping[str, Sequence[Path]],
+    ) -> None:
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.vae = vae.eval().requires_grad_(False)
+        self.base_tokenizers = list(tokenizers)
+        self.tokenizers = list(tokenizers)
+        self.placeholder: str | None = None
+        self.scheduler_config = dict(scheduler_config)
+        self.noise_scheduler = DDPMScheduler.from_config(self.scheduler_config)
+        self._weight_files = {name: list(files) for name, files in weight_files.items()}
+        self._vae_copies: dict[torch.dtype, AutoencoderKL] = {}
+        if self.prediction_type not in get_args(PredictionType):
+            raise UserError(
+                f"The model's scheduler asks for prediction_type={self.prediction_type}, known are "
+                f"{', '.join(get_args(PredictionType))}. Use a model of one of these kinds."
+            )
+
+    @abstractmethod
+    def make_pipeline(self, *, vae: AutoencoderKL, scheduler: Any) -> DiffusionPipeline:
+        """The architecture's diffusers pipeline over this model's own modules."""
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        """The UNet, shared with the denoiser."""
+        return self.denoiser.unet
+
+    @property
+    def text_encoders(self) -> dict[str, PreTrainedModel]:
+        """The text encoders by their diffusers names, shared with the denoiser."""
+        return {name: getattr(self.denoiser, name) for name in self.denoiser.encoder_names}
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """What the UNet predicts, from the scheduler's configuration."""
+        value: PredictionType = self.noise_scheduler.config.prediction_type
+        return value
+
+    @property
+    def alphas_cumprod(self) -> Float[Tensor, "t"]:
+        """The noise schedule: alpha-bar of each training timestep, fp32 on the CPU."""
+        return self.noise_scheduler.alphas_cumprod
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels to a latent cell, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def native_resolution(self) -> int:
+        """The side of the square images that the model was made for, in pixels."""
+        return int(self.unet.config.sample_size) * self.vae_scale_factor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.denoiser.parameters()).device
+
+    def to_device(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
+        """Moves everything; frozen weights take `dtype`, trained ones stay as they are (fp32).
+
+        The VAE computes in fp32. Only where its configuration says that fp16 is safe (force_upcast false, as
+        in the fp16-fix VAE of SDXL) and fp16 is asked for does it follow: SDXL's own VAE gives NaN there, and
+        bf16's eight bits are too few for latents that are encoded once and kept.
+        """
+        self.denoiser.to(device)
+        if dtype is not None:
+            for tensor in self.denoiser.parameters():
+                if tensor.is_floating_point() and not tensor.requires_grad:
+                    tensor.data = tensor.data.to(dtype)
+        is_safe = dtype == torch.float16 and not self.vae.config.force_upcast
+        self.vae.to(device=device, dtype=dtype if is_safe else torch.float32)
+        self._vae_copies.clear()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trades compute for memory in the UNet and the text encoders; works while they are in train mode."""
+        self.unet.enable_gradient_checkpointing()
+        for encoder in self.text_encoders.values():
+            encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    @torch.no_grad()
+    def encode_images(
+        self, pixels: Float[Tensor, "b 3 height width"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """Mean and standard deviation of the VAE's posterior, times its scaling factor, in fp32.
+
+        Args:
+            pixels: in [-1, 1].
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        factor = float(self.vae.config.scaling_factor)
+        return posterior.mean.float() * factor, posterior.std.float() * factor
+
+    def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "n b t"]:
+        """Token ids for each of the n text encoders, padded and cut at the token limit, on the CPU."""
+        return tokenize(self.tokenizers, prompts)
+
+    @property
+    def token_limit(self) -> int:
+        """Tokens of a prompt that are used, start and end included. What is beyond is cut."""
+        return int(min(tokenizer.model_max_length for tokenizer in self.tokenizers))
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of a prompt before it is cut, start and end included; compare with `token_limit`."""
+        return max(len(tokenizer(prompt, verbose=False).input_ids) for tokenizer in self.tokenizers)
+
+    def encode_text(self, token_ids: Int[Tensor, "n b t"]) -> TextEmbeddings:
+        """See `Denoiser.encode_text`."""
+        return self.denoiser.encode_text(token_ids)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
+        """Embeddings of prompts, without gradients: what a cache keeps."""
+        return self.encode_text(self.tokenize(prompts).to(self.device))
+
+    def pipeline(self, scheduler: str = "dpmpp_2m", *, progress: bool = False) -> DiffusionPipeline:
+        """A diffusers pipeline that shares this model's modules, adapters included.
+
+        Args:
+            scheduler: dpmpp_2m, euler, ddim or unipc, made from the model's own scheduler configuration.
+            progress: whether to show a bar over the denoising steps.
+        """
+        made = make_scheduler(scheduler, self.scheduler_config)
+        pipeline = self.make_pipeline(vae=self._vae_in(self.unet.dtype), scheduler=made)
+        pipeline.set_progress_bar_config(disable=not progress)
+        return pipeline
+
+    def _vae_in(self, dtype: torch.dtype) -> AutoencoderKL:
+        # diffusers' pipelines decode in the UNet's precision, or upcast by themselves where the VAE needs it.
+        if self.vae.dtype == dtype:
+            return self.vae
+        if dtype not in self._vae_copies:
+            self._vae_copies[dtype] = copy.deepcopy(self.vae).to(dtype)
+        return self._vae_copies[dtype]
+
+    @cached_property
+    def base_hash(self) -> str:
+        """What the weights and configurations were before any training: UNet, text encoders and VAE."""
+        return weights_hash(self._weight_files, sorted(self._weight_files))
+
+    @cached_property
+    def vae_hash(self) -> str:
+        """The same of the VAE alone: part of a cached latent's name."""
+        return weights_hash(self._weight_files, ["vae"])
+
+    @cached_property
+    def text_hash(self) -> str:
+        """The same of the text encoders alone: part of a cached embedding's name."""
+        return weights_hash(self._weight_files, list(self.denoiser.encoder_names))
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """The vocabularies, added tokens included: part of a cached embedding's name."""
+        digest = hashlib.sha256()
+        for tokenizer in self.tokenizers:
+            settings = [
+                sorted(tokenizer.get_vocab().items()),
+                tokenizer.pad_token,
+                tokenizer.model_max_length,
+            ]
+            digest.update(json.dumps(settings).encode())
+        return digest.hexdigest()
+
+
+def tokenize(tokenizers: Sequence[CLIPTokenizer], prompts: Sequence[str]) -> Int[Tensor, "n b t"]:
+    """Token ids of each tokenizer, as diffusers' pipelines make them."""
+    return torch.stack(
+        [
+            tokenizer(
+                list(prompts),
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            for tokenizer in tokenizers
+        ]
+    )

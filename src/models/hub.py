@@ -1,0 +1,99 @@
+"""Models by hub id: from the local cache when they are there, else downloaded, and never a long wait."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from src.errors import UserError
+from src.models.weight_files import choose
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_TIMEOUT_SECONDS = 5.0
+_CONFIGS = (".json", ".txt")
+# What is not needed: the safety checker alone is 1.2 GB.
+_IGNORED_FOLDERS = {"safety_checker", "feature_extractor", "image_encoder"}
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path that does not exist could be a hub id, `owner/name`."""
+    return _HUB_ID.match(path) is not None and not path.endswith((".safetensors", ".ckpt"))
+
+
+def fetch_from_hub(repository: str, *, revision: str | None, variants: Sequence[str]) -> Path:
+    """The local folder of a hub repository, downloaded if the cache has not all of it.
+
+    Args:
+        repository: `owner/name`.
+        revision: branch, tag or commit.
+        variants: weight variants in order of preference; one is downloaded.
+
+    Raises:
+        UserError: not in the cache and the hub cannot be reached (within seconds), unknown, or gated.
+    """
+    if cached := _cached(repository, revision, variants):
+        return cached
+    try:
+        info = HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT_SECONDS)
+        wanted = wanted_files([file.rfilename for file in info.siblings or []], variants)
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+    except GatedRepoError as error:
+        raise UserError(
+            f"The hub asks for a login to give {repository}. Accept its licence on its page and put your "
+            "access token as HF_TOKEN into the environment or .env."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(
+            f"The hub's {repository} has no revision {revision}. Check model.revision."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"The hub has no model {repository} (or it is private), and no such local path exists. "
+            "Check model.path; for a private one set HF_TOKEN."
+        ) from error
+    except (OSError, HTTPError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"Model {repository} is not in the local cache and the hub cannot be reached ({reason[0]}). "
+            "Connect to the network, or point model.path (model.vae_path) to a local diffusers folder or "
+            ".safetensors file, or HF_HOME to a cache that holds it; model=pocket needs neither."
+        ) from error
+
+
+def wanted_files(names: Sequence[str], variants: Sequence[str]) -> list[str]:
+    """The files of a repository that loading needs: configurations, one variant of each part's weights."""
+    wanted: list[str] = []
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if len(parts) <= 2 and parts[0] not in _IGNORED_FOLDERS:
+            folders.setdefault(parts[0] if len(parts) == 2 else "", []).append(parts[-1])
+    for folder, files in folders.items():
+        weights = choose(files, variants)
+        kept = [file for file in files if file.endswith(_CONFIGS) and ".index." not in file]
+        kept += weights[1] if weights else []
+        wanted += [f"{folder}/{file}" if folder else file for file in kept]
+    return wanted
+
+
+def _cached(repository: str, revision: str | None, variants: Sequence[str]) -> Path | None:
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    parts = [
+        folder / name for name in ("unet", "vae", "text_encoder") if (folder / "model_index.json").exists()
+    ]
+    has_all = all(
+        part.is_dir() and choose([file.name for file in part.iterdir()], variants) is not None
+        for part in parts or [folder]
+    )
+    return folder if has_all else None

@@ -1,0 +1,58 @@
+"""The samplers that generation can choose from, made from a model's own scheduler configuration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from src.errors import UserError
+
+_SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    # DPM-Solver++ (2M), arXiv 2211.01095, algorithm 2.
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    # Karras et al. 2022, arXiv 2206.00364, algorithm 2 without churn.
+    "euler": (EulerDiscreteScheduler, {}),
+    # arXiv 2010.02502.
+    "ddim": (DDIMScheduler, {}),
+    # arXiv 2302.04867.
+    "unipc": (UniPCMultistepScheduler, {}),
+}
+# Everything about the diffusion itself; what is left out belongs to the solver that the model came with.
+_KEPT = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+    "rescale_betas_zero_snr",
+    "set_alpha_to_one",
+    "clip_sample",
+)
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """A diffusers scheduler by its short name.
+
+    Args:
+        name: dpmpp_2m, euler, ddim or unipc.
+        config: the model's scheduler_config.json.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if name not in _SCHEDULERS:
+        raise UserError(f"Unknown scheduler {name}. Choose one of {', '.join(_SCHEDULERS)} (scheduler=...).")
+    scheduler_class, settings = _SCHEDULERS[name]
+    accepted = scheduler_class._get_init_keys(scheduler_class)
+    # Clipping is for pixels in [-1, 1]; latents have no such bounds, and DDIM would clip by default.
+    known = {"clip_sample": False, **config}
+    kept = {key: known[key] for key in _KEPT if key in known and key in accepted}
+    return scheduler_class(**kept, **settings)
