@@ -11,7 +11,9 @@ from jaxtyping import install_import_hook
 pytest_plugins = ["tests.fixtures_models"]
 
 # Every function of src annotated with jaxtyping shapes is checked at each call, by beartype.
-_hook = install_import_hook("src", "beartype.beartype")
+# The numeric tower: an int is welcome where a float is annotated (PEP 484).
+_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+_hook = install_import_hook("src", _CHECKER)
 _hook.__enter__()
 
 
