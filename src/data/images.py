@@ -1,0 +1,234 @@
+"""Image files to upright sRGB pixels, and pixels to the crop that is trained on."""
+
+import functools
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pillow_heif
+from jaxtyping import UInt8
+from PIL import Image, ImageCms, ImageColor, ImageOps
+
+from src.errors import UserError
+from src.randomness import address_seed
+
+# Part of the cache keys: raise it when the same file would give other pixels.
+PIXELS_VERSION = 1
+
+IMAGE_SUFFIXES = frozenset(
+    {".heic", ".heif", ".hif", ".avif", ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"}
+)
+# What may be decoded, whatever a file is called. An allow-list, because Pillow also runs Ghostscript (EPS).
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF", "AVIF", "GIF", "BMP")
+
+_log = logging.getLogger(__name__)
+_ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+_MODE_OF_PROFILE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One crop of one image, ready for the VAE.
+
+    Attributes:
+        pixels: sRGB, 0 to 255.
+        original_size: (width, height) of the upright image before resizing.
+        crop_top_left: (top, left) of the crop in the resized (and, if so, mirrored) image, in pixels.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    original_size: tuple[int, int]
+    crop_top_left: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What can be known of an image without decoding it: its upright size and the format of its content."""
+
+    width: int
+    height: int
+    format: str
+
+
+@functools.cache
+def _register_formats() -> None:
+    # Once a process. Thumbnails and depth maps of HEIC files would only cost time here.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    # Between Pillow's limit (89 MP) and twice that it only warns; above, it refuses and so do we.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Rewords whatever a decoder raises, so that the message names the file and the remedy."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path} is too large to decode safely ({error}). Scale it down or remove it."
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(f"The image {path} does not exist. Restore it or remove its caption.") from error
+    except PermissionError as error:
+        raise UserError(f"The image {path} may not be read. Change its permissions.") from error
+    except Exception as error:
+        # Damaged files make decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
+        reason = " ".join(str(error).replace(f"{str(path)!r}", "").split()) or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as an image ({reason}). It may be damaged or cut off, or none of "
+            f"{', '.join(FORMATS)}. Replace or remove the file."
+        ) from error
+
+
+def read_header(path: Path) -> Header:
+    """Reads size and format without decoding the pixels.
+
+    Raises:
+        UserError: the file is no image, is damaged where the header can tell, or is a decompression bomb.
+    """
+    _register_formats()
+    with _readable(path), Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        # HEIF arrives upright. PNG and WebP would be decoded for their EXIF, and hardly ever carry a turn.
+        if image.format in ("JPEG", "MPO") and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+            width, height = height, width
+        return Header(width=width, height=height, format=str(image.format))
+
+
+def load_image(path: Path, *, background: Colour = (255, 255, 255)) -> Image.Image:
+    """Decodes an image file to upright 8-bit sRGB.
+
+    EXIF orientation is applied, ICC profiles are converted, 16-bit grey is scaled, CMYK and palettes are
+    converted, transparency goes onto `background`, and of an animation the first frame is taken.
+
+    Raises:
+        UserError: the file is missing, damaged, no image of a supported format, or a decompression bomb.
+    """
+    _register_formats()
+    with _readable(path), Image.open(path, formats=FORMATS) as image:
+        image.load()
+        # pillow-heif returns upright pixels and an orientation of 1, so this turns nothing twice.
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F" or (upright.mode == "I" and np.asarray(upright).max() > 65535):
+        raise UserError(f"{path} has pixels of 32 bits, whose range is unknown. Save it with 8 or 16 bits.")
+    profile = upright.info.get("icc_profile")
+    colour, alpha = _split_alpha(_to_eight_bits(upright))
+    rgb = _to_srgb(colour, profile, path)
+    if alpha is None:
+        return rgb
+    canvas = Image.new("RGB", rgb.size, background)
+    canvas.paste(rgb, mask=alpha)
+    return canvas
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colour in a mode that an ICC profile can belong to, and the alpha channel if there is one."""
+    if image.mode == "LA":
+        return image.getchannel("L"), image.getchannel("A")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return rgba.convert("RGB"), rgba.getchannel("A")
+    if image.mode == "1":
+        return image.convert("L"), None
+    if image.mode in _MODE_OF_PROFILE.values():
+        return image, None
+    return image.convert("RGB"), None
+
+
+def _to_srgb(image: Image.Image, profile_bytes: bytes | None, path: Path) -> Image.Image:
+    if image.mode == "LAB":
+        return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    if not profile_bytes:
+        return image.convert("RGB")
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(profile_bytes))
+        mode = _MODE_OF_PROFILE.get(profile.profile.xcolor_space.strip())
+        if mode == "RGB" and image.mode == "L":
+            image = image.convert("RGB")
+        if mode != image.mode:
+            raise ImageCms.PyCMSError(f"its profile is for {mode}, its pixels are {image.mode}")
+        if mode == "RGB" and ImageCms.getProfileDescription(profile).startswith("sRGB"):
+            return image
+        return _transform(image, profile)
+    except (ImageCms.PyCMSError, OSError) as error:
+        # What every viewer does with a broken profile; the pixels themselves are whole.
+        _log.warning("%s: colour profile not usable (%s), taken as sRGB", path, error)
+        return image.convert("RGB")
+
+
+def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    result = ImageCms.profileToProfile(image, profile, _srgb(), outputMode="RGB")
+    assert result is not None  # only None when asked to work in place
+    return result
+
+
+@functools.cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def prepare_variant(
+    image: Image.Image,
+    *,
+    size: tuple[int, int],
+    crop: str,
+    flip: bool,
+    seed_parts: tuple[int | str, ...] = (),
+) -> Variant:
+    """Resizes an image to cover `size`, mirrors it if asked, and crops what is left over.
+
+    Args:
+        image: RGB.
+        size: (width, height) of the result.
+        crop: "center", or "random" for a place that is a function of `seed_parts`.
+        flip: Mirror left to right.
+        seed_parts: The address of the random crop.
+    """
+    assert crop in ("center", "random"), crop
+    width, height = size
+    scale = max(width / image.width, height / image.height)
+    slack_x = max(0, round(image.width * scale) - width)
+    slack_y = max(0, round(image.height * scale) - height)
+    left, top = slack_x // 2, slack_y // 2
+    if crop == "random":
+        left = address_seed(*seed_parts, "left") % (slack_x + 1)
+        top = address_seed(*seed_parts, "top") % (slack_y + 1)
+    # Only the crop is resampled: the whole of a very long image, resized, would not fit into memory.
+    seen_left = slack_x - left if flip else left
+    box_width, box_height = min(image.width, width / scale), min(image.height, height / scale)
+    box_left = min(seen_left / scale, image.width - box_width)
+    box_top = min(top / scale, image.height - box_height)
+    box = (box_left, box_top, box_left + box_width, box_top + box_height)
+    pixels = image.resize(size, Image.Resampling.LANCZOS, box=box)
+    if flip:
+        pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return Variant(pixels=np.array(pixels), original_size=image.size, crop_top_left=(top, left))
+
+
+def parse_colour(text: str) -> Colour:
+    """A colour by name or "#rrggbb".
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        colour = ImageColor.getrgb(text)
+    except ValueError as error:
+        raise UserError(
+            f"{text!r} is no colour. Use a name such as white or a code such as #ffffff."
+        ) from error
+    return colour[:3]

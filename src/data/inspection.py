@@ -1,0 +1,134 @@
+"""One look at every image file: content hash, size, and whether it is whole. Remembered between runs."""
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from src.data.images import load_image, read_header
+from src.errors import UserError
+from src.files import sha256_file, write_json_atomic
+
+# Sets up to this size are decoded in full before training; larger ones while they are encoded.
+FULL_DECODE_LIMIT = 2000
+_NUM_THREADS = min(8, os.cpu_count() or 1)
+_TAIL = 1 << 16
+_MEMO_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What is known of one image file.
+
+    Attributes:
+        sha256: Hash of the content; empty if the file cannot be read at all.
+        width: Upright width in pixels, 0 if the file is no image.
+        height: Upright height.
+        format: Pillow's name of the format of the content, such as HEIF.
+        is_decoded: Whether all pixels were decoded and not only the header read.
+        problem: What is wrong with the file, if something is.
+    """
+
+    sha256: str
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    is_decoded: bool = False
+    problem: str | None = None
+
+
+def inspect_files(
+    paths: Iterable[Path], *, memo_file: Path | None = None, decode: bool | None = None
+) -> dict[Path, Inspection]:
+    """Inspects files in a small thread pool (decoders and hashing release the interpreter's lock).
+
+    Args:
+        paths: Image files; repeated ones are looked at once.
+        memo_file: Where sound files are remembered by path, size and time of change. Two jobs may write it
+            at once: the last one wins, and what is lost is looked at again.
+        decode: Whether to decode in full; by default for up to `FULL_DECODE_LIMIT` files.
+    """
+    unique = list(dict.fromkeys(paths))
+    decode = len(unique) <= FULL_DECODE_LIMIT if decode is None else decode
+    memo = _read_memo(memo_file)
+    found: dict[Path, Inspection] = {}
+    stamps = {path: _stamp(path) for path in unique}
+    for path in unique:
+        known = memo.get(f"{path}|{stamps[path]}")
+        if known is not None and (known.is_decoded or not decode):
+            found[path] = known
+    missing = [path for path in unique if path not in found]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        found.update(zip(missing, pool.map(lambda path: _inspect(path, decode=decode), missing), strict=True))
+    if memo_file is not None and missing:
+        sound = {path: seen for path, seen in found.items() if seen.problem is None}
+        _write_memo(memo_file, {f"{path}|{stamps[path]}": seen for path, seen in sound.items()})
+    return {path: found[path] for path in unique}
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "absent"
+    return f"{status.st_size}|{status.st_mtime_ns}"
+
+
+def _inspect(path: Path, *, decode: bool) -> Inspection:
+    try:
+        if path.stat().st_size == 0:
+            return Inspection(sha256="", problem="is empty. Replace or remove it.")
+        sha256 = sha256_file(path)
+    except OSError as error:
+        return Inspection(
+            sha256="", problem=f"cannot be read ({error.strerror}). Restore it or its permissions."
+        )
+    try:
+        header = read_header(path)
+        # A large set is not decoded twice, but a file whose end looks wrong must prove itself.
+        decode = decode or not _ends_well(path, header.format)
+        if decode:
+            load_image(path)
+    except UserError as error:
+        return Inspection(sha256=sha256, problem=str(error).removeprefix(f"{path} "))
+    return Inspection(
+        sha256=sha256, width=header.width, height=header.height, format=header.format, is_decoded=decode
+    )
+
+
+def _ends_well(path: Path, image_format: str) -> bool:
+    """Whether the file's end shows that nothing was cut off; False only means that it does not show."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        file.seek(max(0, size - _TAIL))
+        tail = file.read()
+    if image_format in ("JPEG", "MPO"):
+        return b"\xff\xd9" in tail
+    if image_format == "PNG":
+        return b"IEND" in tail
+    if image_format == "WEBP":
+        return int.from_bytes(head[4:8], "little") + 8 <= size
+    # libheif parses the whole box structure when it opens the file.
+    return image_format in ("HEIF", "AVIF")
+
+
+def _read_memo(memo_file: Path | None) -> dict[str, Inspection]:
+    """The remembered inspections; a damaged or older memo is as good as none, everything is looked at again."""
+    if memo_file is None or not memo_file.is_file():
+        return {}
+    try:
+        content = json.loads(memo_file.read_bytes())
+        if content["version"] != _MEMO_VERSION:
+            return {}
+        return {key: Inspection(**value) for key, value in content["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _write_memo(memo_file: Path, files: dict[str, Inspection]) -> None:
+    write_json_atomic(
+        memo_file, {"version": _MEMO_VERSION, "files": {key: asdict(seen) for key, seen in files.items()}}
+    )

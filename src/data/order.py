@@ -1,0 +1,127 @@
+"""The order of samples: a function of (seed, pass, ids), so that a position is all a resumed run needs."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from src.randomness import order_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        pass_number: Passes over the dataset that are complete.
+        index: Global micro-batches of the present pass that are done.
+    """
+
+    pass_number: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """One use of one sample: the address of its noise, timestep, variant and caption dropout.
+
+    Attributes:
+        id: The record's id.
+        pass_number: The pass it belongs to.
+        draw: Counts the uses of the same sample within a pass.
+    """
+
+    id: str
+    pass_number: int
+    draw: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """The samples of one micro-batch over all ranks, its position, and the position after it."""
+
+    position: Position
+    next_position: Position
+    draws: tuple[Draw, ...]
+
+
+def pass_order(ids: Sequence[str], *, seed: int, pass_number: int) -> list[str]:
+    """The order of one pass; it does not depend on the order of `ids`, on batches or on ranks."""
+    return sorted(ids, key=lambda id: (order_key(seed, "order", pass_number, id), id))
+
+
+def micro_batches(
+    ids: Sequence[str],
+    *,
+    seed: int,
+    global_batch_size: int,
+    start: Position,
+    bucket_of: Mapping[str, Hashable] | None = None,
+) -> Iterator[MicroBatch]:
+    """The endless sequence of micro-batches from a position on.
+
+    A micro-batch never holds samples of two passes or of two buckets, so the last ones of a pass may be
+    smaller.
+
+    Args:
+        ids: The records to draw from.
+        seed: The training seed.
+        global_batch_size: Samples in a micro-batch, all ranks together.
+        start: The first position to give.
+        bucket_of: The bucket of each id, where images come in several shapes.
+    """
+    assert ids, "an empty dataset has no order"
+    assert global_batch_size >= 1
+    position = start
+    while True:
+        order = pass_order(ids, seed=seed, pass_number=position.pass_number)
+        batches = _batches(order, global_batch_size, bucket_of)
+        for index in range(position.index, len(batches)):
+            is_last = index + 1 == len(batches)
+            yield MicroBatch(
+                position=Position(pass_number=position.pass_number, index=index),
+                next_position=_after(position.pass_number, index, is_last=is_last),
+                draws=tuple(Draw(id=id, pass_number=position.pass_number) for id in batches[index]),
+            )
+        position = Position(pass_number=position.pass_number + 1)
+
+
+def num_micro_batches(
+    ids: Sequence[str], *, global_batch_size: int, bucket_of: Mapping[str, Hashable] | None = None
+) -> int:
+    """Micro-batches in one pass; the same for every pass."""
+    return len(_batches(ids, global_batch_size, bucket_of))
+
+
+def _after(pass_number: int, index: int, *, is_last: bool) -> Position:
+    return (
+        Position(pass_number=pass_number + 1)
+        if is_last
+        else Position(pass_number=pass_number, index=index + 1)
+    )
+
+
+def _batches(order: Sequence[str], size: int, bucket_of: Mapping[str, Hashable] | None) -> list[list[str]]:
+    """Cuts an order into batches of one bucket each; full ones where they fill up, the rest at the end."""
+    batches: list[list[str]] = []
+    open_batches: dict[Hashable, list[str]] = {}
+    for id in order:
+        bucket = None if bucket_of is None else bucket_of[id]
+        batch = open_batches.setdefault(bucket, [])
+        batch.append(id)
+        if len(batch) == size:
+            batches.append(open_batches.pop(bucket))
+    return [*batches, *open_batches.values()]
+
+
+def rank_share(
+    draws: Sequence[Draw], *, rank: int, world_size: int, batch_size: int
+) -> tuple[list[Draw], list[float]]:
+    """One rank's share of a global micro-batch, with the weight of each sample.
+
+    All ranks get equally many: where the samples do not suffice, a first one is repeated with weight 0, so
+    that no rank is empty and none waits for another.
+    """
+    assert 0 <= rank < world_size
+    assert 0 < len(draws) <= batch_size * world_size, "a micro-batch larger than its ranks can take"
+    share = list(draws[rank::world_size])
+    num_padding = -(-len(draws) // world_size) - len(share)
+    return share + [draws[0]] * num_padding, [1.0] * len(share) + [0.0] * num_padding

@@ -1,0 +1,177 @@
+"""Everything that can be wrong with a dataset, found before any work is done and listed at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.data.inspection import Inspection, inspect_files
+from src.data.records import ReadResult, Record
+from src.errors import DatasetProblems
+
+_FORMATS_OF_SUFFIX = {
+    ".jpg": ("JPEG", "MPO"),
+    ".jpeg": ("JPEG", "MPO"),
+    ".png": ("PNG",),
+    ".webp": ("WEBP",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+    ".heic": ("HEIF",),
+    ".heif": ("HEIF", "AVIF"),
+    ".hif": ("HEIF",),
+    ".avif": ("AVIF",),
+    ".gif": ("GIF",),
+    ".bmp": ("BMP",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetReport:
+    """What the preflight saw of a sound dataset.
+
+    Attributes:
+        num_records: Examples.
+        num_images: Different contents among their files.
+        hashes: SHA-256 of each record's file, by record id.
+        sizes: Upright (width, height) of each record's image, by record id.
+        warnings: What a user should know and may leave as it is.
+        projected_cache_bytes: What the caches of this dataset will take.
+    """
+
+    num_records: int
+    num_images: int
+    hashes: dict[str, str]
+    sizes: dict[str, tuple[int, int]]
+    warnings: list[str]
+    projected_cache_bytes: int
+
+
+def check_dataset(
+    result: ReadResult,
+    *,
+    resolution: tuple[int, int],
+    name: str = "dataset",
+    needs_split: bool = True,
+    memo_file: Path | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+    max_tokens: int = 77,
+    cache_bytes_per_record: int = 0,
+) -> DatasetReport:
+    """Inspects every image and caption.
+
+    Args:
+        result: What the reader found; its problems are listed with those found here.
+        resolution: (width, height) of the training images.
+        name: What to call the dataset in messages.
+        needs_split: Whether there must be enough images for training and validation.
+        memo_file: See `inspect_files`.
+        count_tokens: Number of tokens of a caption, the start and end tokens included.
+        max_tokens: What the text encoder takes; longer captions are warned about, with the text that is lost.
+        cache_bytes_per_record: Projected size of one record's cache entries.
+
+    Raises:
+        DatasetProblems: with all that must be mended.
+    """
+    problems = [str(problem) for problem in result.problems]
+    width, height = resolution
+    if width <= 0 or height <= 0 or width % 8 or height % 8:
+        problems.append(
+            f"dataset.resolution={width}x{height}: must be divisible by 8, for example "
+            f"{max(8, round(width / 8) * 8)}x{max(8, round(height / 8) * 8)}."
+        )
+    inspections = inspect_files((record.path for record in result.records), memo_file=memo_file)
+    seen = {record.id: inspections[record.path] for record in result.records}
+    by_path = {record.path: record.id for record in reversed(result.records)}
+    problems += [
+        f"{id}: {inspections[path].problem}" for path, id in by_path.items() if inspections[path].problem
+    ]
+    problems += _record_problems(result.records)
+    hashes = {id: inspection.sha256 for id, inspection in seen.items() if inspection.problem is None}
+    if needs_split and not problems and len(set(hashes.values())) < 2:
+        problems.append(
+            f"the dataset: {len(result.records)} records, {len(set(hashes.values()))} different images. "
+            "At least 2 are needed for training and validation. Add images."
+        )
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise DatasetProblems(f"{count} in the {name}. Mend them and start again:", problems)
+    warnings = [*result.warnings, *_image_warnings(result.records, seen, resolution)]
+    if count_tokens is not None:
+        warnings += _token_warnings(result.records, count_tokens, max_tokens)
+    return DatasetReport(
+        num_records=len(result.records),
+        num_images=len(set(hashes.values())),
+        hashes=hashes,
+        sizes={id: (inspection.width, inspection.height) for id, inspection in seen.items()},
+        warnings=warnings,
+        projected_cache_bytes=cache_bytes_per_record * len(result.records),
+    )
+
+
+def _record_problems(records: list[Record]) -> list[str]:
+    problems = []
+    paths: dict[str, Path] = {}
+    for record in records:
+        if record.id in paths:
+            problems.append(
+                f"{record.id}: the id is used twice, for {paths[record.id]} and {record.path}. Rename one."
+            )
+        paths[record.id] = record.path
+        if not record.caption.strip():
+            problems.append(f"{record.id}: the caption is empty. Write one.")
+    return problems
+
+
+def _image_warnings(
+    records: list[Record], seen: dict[str, Inspection], resolution: tuple[int, int]
+) -> list[str]:
+    width, height = resolution
+    misnamed, small, contents = [], [], dict[str, str]()
+    duplicates = []
+    for record in records:
+        inspection = seen[record.id]
+        if inspection.format not in _FORMATS_OF_SUFFIX.get(
+            record.path.suffix.casefold(), (inspection.format,)
+        ):
+            misnamed.append(f"{record.id} ({inspection.format})")
+        if inspection.width < width or inspection.height < height:
+            small.append(f"{record.id} ({inspection.width}x{inspection.height})")
+        first = contents.setdefault(inspection.sha256, record.id)
+        if first != record.id and seen[first] is not inspection:
+            duplicates.append(f"{record.id} (same as {first})")
+    return [
+        *_summary(misnamed, "are of another format than their name says; the content counts"),
+        *_summary(small, f"are smaller than {width}x{height} and will be enlarged"),
+        *_summary(duplicates, "are exact duplicates and stay on one side of the split"),
+    ]
+
+
+def _summary(names: list[str], what: str) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [f"{len(names)} images {what}: {', '.join(names[:5])}{more}."]
+
+
+def _token_warnings(records: list[Record], count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
+    warnings = []
+    for record in records:
+        num_tokens = count_tokens(record.caption)
+        if num_tokens > max_tokens:
+            lost = _lost_text(record.caption, count_tokens, max_tokens)
+            warnings.append(
+                f"{record.id}: the caption has {num_tokens} tokens, {max_tokens} fit. Not seen: {lost!r}."
+            )
+    return warnings
+
+
+def _lost_text(caption: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
+    """The words behind the longest beginning that fits, by bisection."""
+    words = caption.split()
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count_tokens(" ".join(words[:middle])) <= max_tokens:
+            low = middle
+        else:
+            high = middle - 1
+    return " ".join(words[low:])

@@ -1,0 +1,96 @@
+"""COCO captions as COCO ships them: `annotations/captions_<split>.json` and the image folder `<split>/`."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from src.data.readers.common import require_folder, text_of
+from src.data.records import Problem, ReadResult, Record
+from src.errors import UserError
+from src.randomness import address_seed
+
+CAPTION_RULES = ("first", "all", "longest", "random")
+
+
+def read_coco(
+    *,
+    path: Path,
+    placeholder: str | None = None,
+    split: str = "train2017",
+    caption: str = "first",
+    seed: int = 0,
+    captions_file: str | None = None,
+) -> ReadResult:
+    """Reads one split of COCO.
+
+    Args:
+        path: The folder that holds `annotations/` and the image folders.
+        placeholder: A word put before each caption, to bind what is learned to it.
+        split: "train2017" or "val2017".
+        caption: Which of an image's captions: "first", "longest", "random" (by seed and image id), or
+            "all" for one record a caption, with the ids `<image id>#<n>`.
+        seed: The seed of the rule "random".
+        captions_file: A prepared file of the same format to read instead, relative to `path`.
+
+    Raises:
+        UserError: a folder or the annotation file is missing, or it is not COCO's captions JSON.
+    """
+    if caption not in CAPTION_RULES:
+        raise UserError(f"caption={caption} must be one of {', '.join(CAPTION_RULES)}.")
+    require_folder(path, "COCO")
+    annotations = path / (captions_file or f"annotations/captions_{split}.json")
+    folder = path / split
+    if not annotations.is_file():
+        raise UserError(
+            f"{annotations} does not exist. Unpack COCO's annotations there or set captions_file."
+        )
+    if not folder.is_dir():
+        raise UserError(f"The image folder {folder} does not exist. Unpack {split}.zip there.")
+    files, captions = _parse(annotations)
+    # One listing instead of a look-up for each of 118,000 files.
+    present = {entry.name for entry in folder.iterdir()}
+    records: list[Record] = []
+    problems: list[Problem] = []
+    for image_id, name in sorted(files.items()):
+        if name not in present:
+            problems.append(
+                Problem(file=annotations.name, message=f"the image {split}/{name} does not exist.")
+            )
+        elif not captions[image_id]:
+            problems.append(Problem(file=annotations.name, message=f"{split}/{name} has no caption."))
+        else:
+            chosen = _choose(captions[image_id], caption, image_id=image_id, seed=seed)
+            for suffix, prompt in chosen.items():
+                text = f"{placeholder} {prompt}" if placeholder else prompt
+                records.append(Record(path=folder / name, caption=text, id=f"{image_id}{suffix}"))
+    if not files:
+        problems.append(Problem(file=annotations.name, message="lists no images. Unpack it again."))
+    return ReadResult(records=records, problems=problems)
+
+
+def _parse(annotations: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
+    """File names and captions (in the order of annotation ids) by image id."""
+    try:
+        content = json.loads(annotations.read_bytes())
+        files = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
+        ordered: list[dict[str, Any]] = sorted(content["annotations"], key=lambda item: int(item["id"]))
+        captions: dict[int, list[str]] = defaultdict(list)
+        for item in ordered:
+            if text_of(item["caption"]):
+                captions[int(item["image_id"])].append(text_of(item["caption"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{annotations} is not COCO's captions JSON ({type(error).__name__}: {error}). Unpack it again."
+        ) from error
+    return files, captions
+
+
+def _choose(captions: list[str], rule: str, *, image_id: int, seed: int) -> dict[str, str]:
+    """The chosen captions by the suffix of their record's id."""
+    if rule == "all":
+        return {f"#{number}": caption for number, caption in enumerate(captions)}
+    if rule == "longest":
+        return {"": max(captions, key=len)}
+    index = address_seed(seed, "caption", image_id) % len(captions) if rule == "random" else 0
+    return {"": captions[index]}

@@ -1,0 +1,50 @@
+"""The one shape every data source is brought to: an image file, its caption, and a stable name."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One training example.
+
+    Attributes:
+        path: The image file.
+        caption: What the prompt will say; never empty.
+        id: A name that is stable and unique within the dataset: noise, order and crops are addressed by it.
+    """
+
+    path: Path
+    caption: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something in the dataset that must be mended before training.
+
+    Attributes:
+        file: The file, and the line where there is one ("captions.txt:3").
+        message: What is wrong and how to mend it.
+    """
+
+    file: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadResult:
+    """What a reader found.
+
+    Attributes:
+        records: The usable examples.
+        problems: All that is wrong; training is refused while there are any.
+        warnings: What was guessed or left out, for the log.
+    """
+
+    records: list[Record]
+    problems: list[Problem]
+    warnings: list[str] = field(default_factory=list)
