@@ -31,15 +31,20 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Writes beside the target, syncs, and renames into place: readers see the old file or the new one."""
+def write_bytes_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Writes beside the target, syncs, and renames into place: readers see the old file or the new one.
+
+    Without `durable` nothing is synced, for files that can be made again and are checked when read: a power
+    cut may leave them damaged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         # mkstemp makes private files; what a run leaves behind is meant to be read by the group, too.
         umask = os.umask(0)
         os.umask(umask)
@@ -48,7 +53,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
+    if durable:
+        fsync_folder(path.parent)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

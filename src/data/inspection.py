@@ -46,8 +46,8 @@ def inspect_files(
 
     Args:
         paths: Image files; repeated ones are looked at once.
-        memo_file: Where sound files are remembered by path, size and time of change. Two jobs may write it
-            at once: the last one wins, and what is lost is looked at again.
+        memo_file: Where the sound files of this dataset are remembered, by path, size and time of change. Two
+            jobs may write it at once: the last one wins, and what is lost is looked at again.
         decode: Whether to decode in full; by default for up to `FULL_DECODE_LIMIT` files.
     """
     unique = list(dict.fromkeys(paths))
@@ -116,7 +116,7 @@ def _ends_well(path: Path, image_format: str) -> bool:
 
 
 def _read_memo(memo_file: Path | None) -> dict[str, Inspection]:
-    """The remembered inspections; a damaged or older memo is as good as none, everything is looked at again."""
+    """The remembered inspections. A damaged or older memo is as good as none: all files are looked at."""
     if memo_file is None or not memo_file.is_file():
         return {}
     try:

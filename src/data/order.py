@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from src.randomness import order_key
+from src.randomness import address_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class MicroBatch:
 
 def pass_order(ids: Sequence[str], *, seed: int, pass_number: int) -> list[str]:
     """The order of one pass; it does not depend on the order of `ids`, on batches or on ranks."""
-    return sorted(ids, key=lambda id: (order_key(seed, "order", pass_number, id), id))
+    return sorted(ids, key=lambda id: (address_seed(seed, "order", pass_number, id), id))
 
 
 def micro_batches(

@@ -9,7 +9,7 @@ from pathlib import Path
 from src.data.records import Record
 from src.errors import UserError
 from src.files import read_json, write_json_atomic
-from src.randomness import order_key
+from src.randomness import address_seed
 
 TRAIN, VALIDATION = "train", "validation"
 _VERSION = 1
@@ -31,7 +31,7 @@ class Split:
 
 
 def split_file_path(folder: Path, *, split_seed: int, validation_fraction: float) -> Path:
-    """Where the split of a dataset is kept: another seed or fraction is another file, never a silent reuse."""
+    """Where a split is kept: another seed or fraction is another file, never a silent reuse."""
     return folder / f"split_seed{split_seed}_validation{validation_fraction:g}.json"
 
 
@@ -114,7 +114,7 @@ def _assign(
                 sides[content] = next(iter(old_sides))
             elif content in known:
                 sides[content] = known[content]
-    new.sort(key=lambda group: (order_key(split_seed, "split", min(group)), min(group)))
+    new.sort(key=lambda group: (address_seed(split_seed, "split", min(group)), min(group)))
     num_new_held_out = max(0, num_validation_groups(num_groups, validation_fraction) - num_held_out)
     for index, group in enumerate(new):
         side = VALIDATION if index < num_new_held_out else TRAIN

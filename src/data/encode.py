@@ -1,0 +1,232 @@
+"""Images and captions through the frozen encoders, once: the encoded dataset behind the training loop."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from src.data.batches import Batch, Sample, assemble, pin
+from src.data.images import Colour, Variant
+from src.data.latent_cache import LatentCache, LatentEntry
+from src.data.order import Draw
+from src.data.records import Record
+from src.data.samples import SampleReader
+from src.data.text_cache import TextCache, TextEntry
+from src.errors import UserError
+from src.files import require_free_space
+
+EncodeImages = Callable[[Float[Tensor, "b 3 h w"]], tuple[Float[Tensor, "b c i j"], Float[Tensor, "b c i j"]]]
+EncodeText = Callable[[list[str]], tuple[Float[Tensor, "b t d"], Float[Tensor, "b p"] | None]]
+Progress = Callable[[int, int], None]
+
+# Decoding runs ahead of the VAE by as many images; at 12 megapixels each holds 36 MB.
+_READ_AHEAD = 4
+_READ_AHEAD_THREADS = 2
+
+
+class EncodedDataset:
+    """A dataset as posteriors and text embeddings.
+
+    Images and prompts are encoded one at a time, with and without a cache: so an entry does not depend on
+    what else was in the batch, and on the CPU cached and fresh batches are equal bit for bit.
+
+    Args:
+        records: The dataset, or one side of its split.
+        hashes: SHA-256 of each record's file, by record id.
+        size: (width, height) of the training images.
+        crop: "center" or "random".
+        flip: Whether half of the variants are mirrored.
+        num_variants: Prepared variants of each image (see `num_effective_variants`).
+        seed: The training seed: which variant a draw picks, and caption dropout.
+        crop_seed: The dataset's seed (`dataset.split_seed`): where random crops lie.
+        encode_images: Pixels in [-1, 1] to mean and standard deviation of the scaled posterior.
+        latent_cache: Where posteriors are kept, or None to encode them each time.
+        encode_text: Prompts to hidden states and pooled embedding, or None if the loop does it.
+        text_cache: Where embeddings are kept, or None to encode them each time.
+        caption_dropout: Share of draws whose caption is replaced by the empty one.
+        background: What shows through transparent pixels.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        hashes: Mapping[str, str],
+        size: tuple[int, int],
+        seed: int,
+        encode_images: EncodeImages,
+        crop: str = "center",
+        flip: bool = False,
+        num_variants: int = 1,
+        crop_seed: int = 0,
+        latent_cache: LatentCache | None = None,
+        encode_text: EncodeText | None = None,
+        text_cache: TextCache | None = None,
+        caption_dropout: float = 0.0,
+        background: Colour = (255, 255, 255),
+    ) -> None:
+        assert text_cache is None or encode_text is not None, "a text cache needs an encoder"
+        self.records = list(records)
+        self.reader = SampleReader(
+            records,
+            hashes=hashes,
+            size=size,
+            crop=crop,
+            flip=flip,
+            num_variants=num_variants,
+            seed=seed,
+            crop_seed=crop_seed,
+            background=background,
+            caption_dropout=caption_dropout,
+            latent_cache=latent_cache,
+            text_cache=text_cache,
+        )
+        self._encode_images = encode_images
+        self._encode_text = encode_text
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the records."""
+        return [record.id for record in self.records]
+
+    def batch(self, draws: Sequence[Draw], weights: Sequence[float]) -> Batch:
+        """The batch of some draws, read and encoded here and now."""
+        return self.finish(self.reader.read(draws, weights))
+
+    def finish(self, samples: Sequence[Sample]) -> Batch:
+        """Encodes what was not cached, keeps it, and stacks the samples."""
+        latents: dict[str, LatentEntry] = {}
+        texts: dict[str, TextEntry] = {}
+        finished = []
+        for sample in samples:
+            latent, text = sample.latent, sample.text
+            if isinstance(latent, Variant):
+                if sample.latent_key not in latents:
+                    latents[sample.latent_key] = self._encode_latent(
+                        sample.latent_key, latent, sample.draw.id
+                    )
+                latent = latents[sample.latent_key]
+            if text is None and self._encode_text is not None:
+                if sample.caption not in texts:
+                    texts[sample.caption] = self._encode_caption(sample.caption)
+                text = texts[sample.caption]
+            finished.append(replace(sample, latent=latent, text=text))
+        batch = assemble(finished)
+        return pin(batch) if torch.cuda.is_available() else batch
+
+    def fill(self, progress: Progress | None = None, *, rank: int = 0, world_size: int = 1) -> int:
+        """Encodes what the caches lack, so that training does not wait for it.
+
+        Args:
+            progress: Called with (done, total) after each image or prompt.
+            rank: Encodes only every `world_size`-th image and prompt, from this one on. The caller lets the
+                ranks wait for each other.
+            world_size: Number of processes that share the work.
+
+        Returns:
+            How many entries were missing here.
+
+        Raises:
+            UserError: an image cannot be decoded, or the disk cannot hold the entries.
+        """
+        images = self._missing_images()[rank::world_size]
+        texts = self._missing_texts()[rank::world_size]
+        total = sum(len(numbers) for _, numbers in images) + len(texts)
+        for done, _ in enumerate(self._fill_all(images, texts), start=1):
+            if progress is not None:
+                progress(done, total)
+        return total
+
+    def _fill_all(self, images: list[tuple[Record, list[int]]], texts: list[str]) -> Iterator[None]:
+        """Encodes and keeps entry after entry."""
+        num_left = sum(len(numbers) for _, numbers in images)
+        for is_first, (record, numbers), image in self._decoded(images):
+            for number in numbers:
+                key = self.reader.latent_key(record.id, number)
+                self._encode_latent(key, self.reader.prepare(record.id, number, image), record.id)
+                yield
+            if is_first and self.reader.latent_cache is not None:
+                path = self.reader.latent_cache.path(key)
+                num_bytes = path.stat().st_size * (num_left - len(numbers))
+                require_free_space(path.parent, num_bytes, "the cache of encoded images")
+        for text in texts:
+            self._encode_caption(text)
+            yield
+
+    def _missing_images(self) -> list[tuple[Record, list[int]]]:
+        """Records with the variants that the cache lacks; copies of an image are listed once."""
+        cache = self.reader.latent_cache
+        if cache is None:
+            return []
+        seen: set[str] = set()
+        missing = []
+        for record in self.records:
+            keys = {n: self.reader.latent_key(record.id, n) for n in range(self.reader.num_variants)}
+            numbers = [n for n, key in keys.items() if key not in seen and not cache.has(key)]
+            seen.update(keys.values())
+            if numbers:
+                missing.append((record, numbers))
+        return missing
+
+    def _missing_texts(self) -> list[str]:
+        """Captions that the cache lacks; the empty one is always wanted, for caption dropout and guidance."""
+        cache = self.reader.text_cache
+        if cache is None:
+            return []
+        return [
+            text for text in dict.fromkeys(["", *(r.caption for r in self.records)]) if not cache.has(text)
+        ]
+
+    def _decoded(
+        self, images: list[tuple[Record, list[int]]]
+    ) -> Iterator[tuple[bool, tuple[Record, list[int]], Image.Image]]:
+        """Each item with its image, decoded ahead in threads (decoders release the interpreter's lock)."""
+        with ThreadPoolExecutor(_READ_AHEAD_THREADS) as pool:
+            waiting: deque[Future[Image.Image]] = deque()
+            for index, item in enumerate(images):
+                for record, _ in images[index + len(waiting) : index + _READ_AHEAD]:
+                    waiting.append(pool.submit(self.reader.decode, record.path))
+                yield index == 0, item, waiting.popleft().result()
+
+    def _encode_latent(self, key: str, variant: Variant, id: str) -> LatentEntry:
+        """The posterior of one variant, kept if there is a cache, and rounded as the cache returns it."""
+        mean, std = self._encode_images(to_pixels(variant.pixels))
+        moments = torch.cat([mean, std]).detach().float().cpu()
+        if not moments.isfinite().all():
+            raise UserError(
+                f"The VAE gives NaN or infinity for {id}. It does not bear this precision: set "
+                "trainer.mixed_precision=no, or for SDXL model.vae_path=madebyollin/sdxl-vae-fp16-fix."
+            )
+        entry = LatentEntry(
+            moments=moments, original_size=variant.original_size, crop_top_left=variant.crop_top_left
+        )
+        cache = self.reader.latent_cache
+        if cache is None:
+            return entry
+        cache.put(key, entry)
+        return cache.rounded(entry)
+
+    def _encode_caption(self, caption: str) -> TextEntry:
+        """The embedding of one prompt, kept if there is a cache, and rounded as the cache returns it."""
+        assert self._encode_text is not None
+        with torch.no_grad():
+            hidden, pooled = self._encode_text([caption])
+        entry = TextEntry(
+            hidden=hidden[0].float().cpu(), pooled=None if pooled is None else pooled[0].float().cpu()
+        )
+        cache = self.reader.text_cache
+        if cache is None:
+            return entry
+        cache.put(caption, entry)
+        return cache.rounded(entry)
+
+
+def to_pixels(image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
+    """8-bit pixels to what the VAE takes: float32 in [-1, 1], one image."""
+    return torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).float() / 127.5 - 1.0

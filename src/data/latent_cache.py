@@ -1,0 +1,109 @@
+"""Posteriors of the VAE on disk: mean and standard deviation of each variant of each image, made once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from src.data.images import PIXELS_VERSION, Colour
+from src.data.tensor_store import DTYPES, TensorStore, entry_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentEntry:
+    """The posterior of one variant, scaled as the UNet expects it, and where its crop came from.
+
+    Attributes:
+        moments: Mean and standard deviation, in float32 whatever the precision on disk.
+        original_size: (width, height) of the upright image before resizing.
+        crop_top_left: (top, left) of the crop in the resized image.
+    """
+
+    moments: Float[Tensor, "2 c h w"]
+    original_size: tuple[int, int]
+    crop_top_left: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantKey:
+    """What a variant's pixels depend on, beside the image itself.
+
+    Attributes:
+        size: (width, height).
+        crop: "center" or "random".
+        flip: Mirrored left to right.
+        background: What shows through transparent pixels.
+        crop_seed: Seed of the place of a random crop.
+        crop_number: Which of the random crops.
+    """
+
+    size: tuple[int, int]
+    crop: str
+    flip: bool
+    background: Colour
+    crop_seed: int = 0
+    crop_number: int = 0
+
+    def hash(self, sha256: str) -> str:
+        """The key of this variant of the image with this content."""
+        place = (self.crop_seed, self.crop_number) if self.crop == "random" else ()
+        parts = (*self.size, self.crop, int(self.flip), *self.background, *place)
+        return entry_key(PIXELS_VERSION, sha256, *parts)
+
+
+class LatentCache:
+    """One entry a variant, under the hash of the VAE and the precision.
+
+    Args:
+        folder: Shared by runs, jobs and datasets.
+        vae_hash: Hash of the VAE's weights and scaling.
+        precision: "fp32", "fp16" or "bf16": what is kept on disk. Half the size costs the last bits.
+    """
+
+    def __init__(self, folder: Path, *, vae_hash: str, precision: str = "fp32") -> None:
+        self._store = TensorStore(folder / entry_key("vae", vae_hash, precision)[:16])
+        self._dtype = DTYPES[precision]
+
+    def path(self, key: str) -> Path:
+        """Where the entry of a key is."""
+        return self._store.path(key)
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, sound or not."""
+        return self._store.has(key)
+
+    def get(self, key: str) -> LatentEntry | None:
+        """The entry, or None if it is absent or damaged."""
+        stored = self._store.read(key)
+        if stored is None:
+            return None
+        numbers = [int(number) for number in stored.metadata["geometry"].split()]
+        return LatentEntry(
+            moments=torch.stack([stored.tensors["mean"], stored.tensors["std"]]).float(),
+            original_size=(numbers[0], numbers[1]),
+            crop_top_left=(numbers[2], numbers[3]),
+        )
+
+    def put(self, key: str, entry: LatentEntry) -> int:
+        """Keeps an entry and returns its size in bytes."""
+        mean, std = entry.moments.to(self._dtype)
+        geometry = " ".join(str(number) for number in (*entry.original_size, *entry.crop_top_left))
+        return self._store.write(key, {"mean": mean, "std": std}, {"geometry": geometry})
+
+    def rounded(self, entry: LatentEntry) -> LatentEntry:
+        """The entry as it will be read back."""
+        return LatentEntry(
+            moments=entry.moments.to(self._dtype).float(),
+            original_size=entry.original_size,
+            crop_top_left=entry.crop_top_left,
+        )
+
+
+def latent_entry_bytes(
+    size: tuple[int, int], *, channels: int = 4, factor: int = 8, precision: str = "fp32"
+) -> int:
+    """Projected size of one entry on disk: two tensors and a header."""
+    width, height = size
+    return 2 * channels * (width // factor) * (height // factor) * DTYPES[precision].itemsize + 400

@@ -1,0 +1,102 @@
+"""Micro-batches read ahead by worker processes. Positions say what is read, so workers change nothing."""
+
+import pickle
+import signal
+from collections.abc import Hashable, Iterator, Mapping
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from src.data.batches import Batch, Sample
+from src.data.encode import EncodedDataset
+from src.data.order import MicroBatch, Position, micro_batches, rank_share
+from src.data.samples import SampleReader
+from src.errors import UserError
+
+_PREFETCH = 2
+
+
+class _RankShare(Dataset[bytes]):
+    """Reads this rank's share of a micro-batch."""
+
+    def __init__(self, reader: SampleReader, *, rank: int, world_size: int, batch_size: int) -> None:
+        self._reader = reader
+        self._rank = rank
+        self._world_size = world_size
+        self._batch_size = batch_size
+
+    def read(self, micro_batch: MicroBatch) -> list[Sample]:
+        draws, weights = rank_share(
+            micro_batch.draws, rank=self._rank, world_size=self._world_size, batch_size=self._batch_size
+        )
+        return self._reader.read(draws, weights)
+
+    def __getitem__(self, micro_batch: MicroBatch) -> bytes:  # type: ignore[override]
+        content: tuple[MicroBatch, list[Sample] | str]
+        try:
+            content = (micro_batch, self.read(micro_batch))
+        except UserError as error:
+            # As a value: an exception from a worker arrives with its whole traceback for a message.
+            content = (micro_batch, str(error))
+        # As bytes: a tensor on its own would cost a file descriptor and a piece of /dev/shm, which containers
+        # are short of.
+        return pickle.dumps(content)
+
+
+def step_batches(
+    dataset: EncodedDataset,
+    *,
+    seed: int,
+    batch_size: int,
+    start: Position,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    bucket_of: Mapping[str, Hashable] | None = None,
+) -> Iterator[tuple[MicroBatch, Batch]]:
+    """The endless sequence of (global micro-batch, this rank's batch) from a position on.
+
+    Workers read caches and decode images ahead; what has to be encoded is encoded here, in the process that
+    has the encoders. Close the iterator to end the workers.
+
+    Args:
+        dataset: Encoded records.
+        seed: The training seed.
+        batch_size: Samples in a micro-batch of one rank.
+        start: The first position to give.
+        rank: This process.
+        world_size: Number of processes.
+        num_workers: Processes that read ahead; with 0 everything is read when it is asked for.
+        bucket_of: The bucket of each id, where images come in several shapes.
+
+    Raises:
+        UserError: an image that is not cached cannot be decoded.
+    """
+    plan = micro_batches(
+        dataset.ids, seed=seed, global_batch_size=batch_size * world_size, start=start, bucket_of=bucket_of
+    )
+    share = _RankShare(dataset.reader, rank=rank, world_size=world_size, batch_size=batch_size)
+    if num_workers == 0:
+        for micro_batch in plan:
+            yield micro_batch, dataset.finish(share.read(micro_batch))
+    loader = DataLoader(
+        share,
+        sampler=plan,
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=_PREFETCH,
+        worker_init_fn=_leave_signals_to_main,
+        # Its own, or it would draw from the global one.
+        generator=torch.Generator(),
+    )
+    for data in loader:
+        micro_batch, content = pickle.loads(data)
+        if isinstance(content, str):
+            raise UserError(content)
+        yield micro_batch, dataset.finish(content)
+
+
+def _leave_signals_to_main(_worker: int) -> None:
+    # A scheduler signals all processes of a job. The main one stops at a step boundary and ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

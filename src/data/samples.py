@@ -1,0 +1,126 @@
+"""Draws to samples, from the caches or the image files. No encoders here: worker processes run it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from src.data.batches import Sample
+from src.data.images import Colour, Variant, load_image, prepare_variant
+from src.data.latent_cache import LatentCache, LatentEntry, VariantKey
+from src.data.order import Draw
+from src.data.records import Record
+from src.data.text_cache import TextCache
+from src.randomness import address_seed
+
+_SEED_RANGE = 2**63
+
+
+def num_effective_variants(*, crop: str, flip: bool, num_variants: int) -> int:
+    """How many different variants an image has: a centre crop has one place, and flipping needs two."""
+    at_least = 2 if flip else 1
+    return max(num_variants, at_least) if crop == "random" else at_least
+
+
+class SampleReader:
+    """Chooses each draw's variant and caption by address, and reads what is cached.
+
+    Args:
+        records: The dataset, or one side of its split.
+        hashes: SHA-256 of each record's file, by record id.
+        size: (width, height) of the training images.
+        crop: "center" or "random".
+        flip: Whether half of the variants are mirrored.
+        num_variants: Prepared variants of each image; a draw picks one.
+        seed: The training seed: which variant a draw picks, and caption dropout.
+        crop_seed: The dataset's seed: where random crops lie. Apart from `seed`, so that a sweep over
+            training seeds shares the cache.
+        background: What shows through transparent pixels.
+        caption_dropout: Share of draws whose caption is replaced by the empty one.
+        latent_cache: Where posteriors are, if they are kept.
+        text_cache: Where embeddings are, if they are kept.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        hashes: Mapping[str, str],
+        size: tuple[int, int],
+        crop: str,
+        flip: bool,
+        num_variants: int,
+        seed: int,
+        crop_seed: int,
+        background: Colour,
+        caption_dropout: float,
+        latent_cache: LatentCache | None,
+        text_cache: TextCache | None,
+    ) -> None:
+        self.records = {record.id: record for record in records}
+        self.size = size
+        self.num_variants = num_effective_variants(crop=crop, flip=flip, num_variants=num_variants)
+        self.latent_cache = latent_cache
+        self.text_cache = text_cache
+        self.caption_dropout = caption_dropout
+        self._hashes = {record.id: hashes[record.id] for record in records}
+        self._crop = crop
+        self._flip = flip
+        self._seed = seed
+        self._crop_seed = crop_seed
+        self._background = background
+
+    def variant_key(self, number: int) -> VariantKey:
+        """What the pixels of a variant depend on."""
+        return VariantKey(
+            size=self.size,
+            crop=self._crop,
+            flip=self._flip and number % 2 == 1,
+            background=self._background,
+            crop_seed=self._crop_seed,
+            crop_number=number,
+        )
+
+    def latent_key(self, id: str, number: int) -> str:
+        """The key of a record's variant in the latent cache."""
+        return self.variant_key(number).hash(self._hashes[id])
+
+    def decode(self, path: Path) -> Image.Image:
+        """The image of a file as all its variants start from it."""
+        return load_image(path, background=self._background)
+
+    def prepare(self, id: str, number: int, image: Image.Image) -> Variant:
+        """The pixels of a variant. The address holds the content and not the name: copies share entries."""
+        key = self.variant_key(number)
+        seed_parts = (self._crop_seed, "crop", self._hashes[id], number)
+        return prepare_variant(image, size=key.size, crop=key.crop, flip=key.flip, seed_parts=seed_parts)
+
+    def read(self, draws: Sequence[Draw], weights: Sequence[float]) -> list[Sample]:
+        """The samples of some draws: what is cached as it is, the others as pixels to encode.
+
+        Raises:
+            UserError: an image that is not cached cannot be decoded.
+        """
+        return [self._read_one(draw, weight) for draw, weight in zip(draws, weights, strict=True)]
+
+    def _read_one(self, draw: Draw, weight: float) -> Sample:
+        record = self.records[draw.id]
+        address = (draw.pass_number, draw.id, draw.draw)
+        number = address_seed(self._seed, "variant", *address) % self.num_variants
+        is_dropped = (
+            address_seed(self._seed, "caption_dropout", *address) < self.caption_dropout * _SEED_RANGE
+        )
+        caption = "" if is_dropped else record.caption
+        key = self.latent_key(draw.id, number)
+        latent: LatentEntry | Variant | None = (
+            None if self.latent_cache is None else self.latent_cache.get(key)
+        )
+        return Sample(
+            draw=draw,
+            weight=weight,
+            caption=caption,
+            latent_key=key,
+            size=self.size,
+            latent=latent if latent is not None else self.prepare(draw.id, number, self.decode(record.path)),
+            text=None if self.text_cache is None else self.text_cache.get(caption),
+        )

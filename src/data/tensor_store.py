@@ -1,0 +1,104 @@
+"""Content-addressed tensors on disk, shared by runs and processes: whole, checked, safe to write at once."""
+
+import errno
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from src.errors import UserError
+from src.files import write_bytes_atomic
+
+_log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEntry:
+    """Tensors by name, and text by name."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def entry_key(*parts: int | str) -> str:
+    """The key of an entry: a hash of all that its content depends on."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class TensorStore:
+    """A folder of safetensors files, one an entry, under two hexadecimal digits of its key.
+
+    An entry is written beside its place and renamed, so writers at once do no harm, and is checked on reading
+    by a checksum over key, metadata and tensors. Entries are not synced to disk one by one: the checksum
+    finds what a power cut has damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, key: str) -> Path:
+        """Where the entry of a key is."""
+        return self._folder / key[:2] / f"{key}.safetensors"
+
+    def has(self, key: str) -> bool:
+        """Whether there is a file for the key; it is checked only when it is read."""
+        return self.path(key).exists()
+
+    def read(self, key: str) -> StoredEntry | None:
+        """The entry, or None if there is none or it is damaged (and has to be written again)."""
+        path = self.path(key)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            checksum = metadata.pop("checksum")
+            entry = StoredEntry(tensors=load(data), metadata=metadata)
+            is_sound = checksum == _checksum(key, entry)
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            is_sound = False
+        if not is_sound:
+            _log.warning("%s is damaged and will be made again", path)
+            return None
+        return entry
+
+    def write(self, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+        """Writes an entry, whole or not at all, and returns its size in bytes.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written.
+        """
+        entry = StoredEntry(
+            tensors={name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            metadata=dict(metadata),
+        )
+        data = save(entry.tensors, {**entry.metadata, "checksum": _checksum(key, entry)})
+        try:
+            write_bytes_atomic(self.path(key), data, durable=False)
+        except OSError as error:
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "no space left on the disk" if is_full else error.strerror
+            raise UserError(
+                f"Cannot write to the cache {self._folder} ({reason}). What is there stays usable. "
+                "Free some space, set paths.cache_dir to another disk, or set dataset.cache=false."
+            ) from error
+        return len(data)
+
+
+def _checksum(key: str, entry: StoredEntry) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    described = {name: [str(t.dtype), list(t.shape)] for name, t in sorted(entry.tensors.items())}
+    digest.update(json.dumps([key, described, sorted(entry.metadata.items())]).encode())
+    for _, tensor in sorted(entry.tensors.items()):
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
