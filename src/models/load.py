@@ -1,14 +1,11 @@
 """Loads a model from a hub id, a diffusers folder or a single file."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 from diffusers import (
     AutoencoderKL,
     StableDiffusionPipeline,
@@ -23,6 +20,7 @@ from src.models.base import DiffusionModel
 from src.models.clip_vocabulary import write_clip_tokenizers
 from src.models.detect import Architecture, detect_folder, detect_single_file
 from src.models.hub import fetch_from_hub, is_hub_id
+from src.models.quiet import quiet_libraries
 from src.models.safetensors_header import read_header
 from src.models.sd15 import StableDiffusion15Denoiser, StableDiffusion15Model
 from src.models.sdxl import StableDiffusionXLModel
@@ -66,7 +64,7 @@ def load_model(
             f"another model.path."
         )
     variants = variants_to_try(variant, from_hub=not Path(path).exists())
-    with _quiet():
+    with quiet_libraries():
         parts = (
             _load_folder(place, found, variants, torch_dtype)
             if place.is_dir()
@@ -236,18 +234,3 @@ def _check_vae(model: DiffusionModel, path: str) -> None:
             f"The VAE of {path} makes latents of {model.latent_channels} channels, the UNet takes "
             f"{model.unet.config.in_channels}. Give a VAE for {model.architecture} (model.vae_path)."
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Both libraries draw a bar for each part; a whole model loads in seconds.
-    modules = (transformers.utils.logging, diffusers.utils.logging)
-    shown = [module.is_progress_bar_enabled() for module in modules]
-    for module in modules:
-        module.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for module, was_shown in zip(modules, shown, strict=True):
-            if was_shown:
-                module.enable_progress_bar()

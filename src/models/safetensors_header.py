@@ -70,6 +70,19 @@ def read_header(path: Path) -> SafetensorsHeader:
     return SafetensorsHeader(shapes=shapes, metadata=metadata)
 
 
+def with_sorted_header(data: bytes) -> bytes:
+    """The same file with the metadata in a fixed order, so that equal contents are equal bytes.
+
+    The library keeps metadata in a hash map and writes it in another order each time.
+    """
+    (length,) = struct.unpack("<Q", data[:_LENGTH_BYTES])
+    entries = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()
+    # Tensors stay aligned to eight bytes; their offsets count from the header's end.
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    return struct.pack("<Q", len(text)) + text + data[_LENGTH_BYTES + length :]
+
+
 def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
         f"{path} is damaged, truncated or no safetensors file: {reason}. Download or copy it again."

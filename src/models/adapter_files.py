@@ -1,0 +1,114 @@
+"""Adapter files, looked at without torch: what is in a folder, a file's header, its architecture."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from src.errors import UserError
+from src.models.detect import Shapes
+from src.models.safetensors_header import SafetensorsHeader, read_header
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+EMBEDDING_FILE = "learned_embeds.safetensors"
+MODEL_FOLDER = "model"
+# diffusers' name for the LoRA configuration in the header: rank, alpha, target modules.
+LORA_METADATA = "lora_adapter_metadata"
+OUR_PREFIX = "darkroom."
+
+_CROSS_ATTENTION = re.compile(
+    r"attn2[._](?:processor\.)?to_[kv](?:_lora)?\.(?:lora[._])?(?:A\.|down\.|linear)"
+)
+_TEXT_WIDTHS = {768: "sd15", 2048: "sdxl", 1024: "Stable Diffusion 2.x", 1280: "the SDXL refiner"}
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFiles:
+    """The parts of an adapter that are there."""
+
+    lora: Path | None
+    embedding: Path | None
+    model: Path | None
+
+
+def find_adapter_files(path: Path) -> AdapterFiles:
+    """The parts of an adapter, in a folder that `save_adapter` wrote or from one file.
+
+    A LoRA file that was trained together with an embedding brings the embedding beside it.
+
+    Raises:
+        UserError: nothing is there, or the embedding that belongs to it is missing.
+    """
+    if path.is_dir():
+        lora, embedding, model = path / LORA_FILE, path / EMBEDDING_FILE, path / MODEL_FOLDER
+    elif path.is_file():
+        is_embedding = path.name == EMBEDDING_FILE
+        lora = path.with_name(LORA_FILE) if is_embedding else path
+        lora, embedding = (Path(), path) if is_embedding else (path, Path())
+        model = Path()
+        if lora.is_file() and read_header(lora).metadata.get(f"{OUR_PREFIX}placeholder"):
+            embedding = path.with_name(EMBEDDING_FILE)
+            if not embedding.is_file():
+                raise UserError(
+                    f"{path} was trained together with a token embedding, but {embedding.name} is not beside "
+                    "it. Copy it there, too."
+                )
+    else:
+        raise UserError(f"The adapter {path} does not exist. Check adapter.weights.")
+    files = AdapterFiles(
+        lora=lora if lora.is_file() else None,
+        embedding=embedding if embedding.is_file() else None,
+        model=model if (model / "model_index.json").is_file() else None,
+    )
+    if files == AdapterFiles(lora=None, embedding=None, model=None):
+        raise UserError(
+            f"{path} holds no adapter: none of {LORA_FILE}, {EMBEDDING_FILE} and {MODEL_FOLDER}/ is there. "
+            "Check adapter.weights."
+        )
+    return files
+
+
+def read_adapter_header(path: Path) -> dict[str, Any]:
+    """What a LoRA or embedding file says about itself.
+
+    Returns:
+        architecture ("sd15", "sdxl", another name or None), components (unet, text_encoder, ...), rank, alpha
+        (None where the file does not say), placeholder, metadata (all entries of the header).
+    """
+    header = read_header(path)
+    lora = json.loads(header.metadata.get(LORA_METADATA, "{}"))
+    ranks = [value for key, value in lora.items() if key.endswith(".r")]
+    alphas = [value for key, value in lora.items() if key.endswith(".lora_alpha")]
+    names = {name.split(".", 1)[0] for name in header.shapes}
+    return {
+        "architecture": adapter_architecture(header),
+        "components": sorted(names & {"unet", "text_encoder", "text_encoder_2"}),
+        "rank": ranks[0] if ranks else None,
+        "alpha": alphas[0] if alphas else None,
+        "placeholder": header.metadata.get(f"{OUR_PREFIX}placeholder"),
+        "metadata": header.metadata,
+    }
+
+
+def adapter_architecture(header: SafetensorsHeader) -> str | None:
+    """Which base an adapter was trained for: as its header says, else from its keys and shapes.
+
+    Returns:
+        "sd15", "sdxl", the name of an unsupported one, or None where nothing tells (an adapter of text
+        encoders only, or of a model of unusual size).
+    """
+    if said := header.metadata.get(f"{OUR_PREFIX}architecture"):
+        return said
+    shapes: Shapes = header.shapes
+    if any("text_encoder_2." in name or name.startswith("lora_te2_") for name in shapes):
+        return "sdxl"
+    if any(
+        name.startswith(("transformer.", "lora_transformer_")) or "double_blocks" in name for name in shapes
+    ):
+        return "Stable Diffusion 3 or FLUX"
+    for name, shape in shapes.items():
+        if _CROSS_ATTENTION.search(name) and len(shape) >= 2:
+            return _TEXT_WIDTHS.get(shape[1])
+    return None

@@ -1,0 +1,181 @@
+"""Puts a saved adapter onto a base model, for inference, and says so when it does not belong there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.models.adapter_files import OUR_PREFIX, adapter_architecture, find_adapter_files
+from src.models.adapters import ADAPTER_NAME, lora_layers
+from src.models.base import DiffusionModel
+from src.models.quiet import quiet_libraries
+from src.models.safetensors_header import read_header
+from src.models.token_embedding import add_placeholder
+
+
+def load_adapter(
+    model: DiffusionModel, path: Path, *, scale: float = 1.0, with_token_embedding: bool = True
+) -> None:
+    """Applies an adapter: LoRA, the learned embedding, and fully trained weights, whichever are there.
+
+    The LoRA goes in through diffusers' own loader, so kohya's files (lora_unet_...) load as well, and the
+    result is the one that plain diffusers gives.
+
+    Args:
+        model: the base model; it has no adapter yet.
+        path: a folder that `save_adapter` wrote, or one adapter file.
+        scale: strength. 0 without the token embedding is the base model exactly.
+        with_token_embedding: whether to load the learned embedding.
+
+    Raises:
+        UserError: missing, for another architecture, not fitting, or without any effect.
+    """
+    assert not lora_layers(model.denoiser), "one adapter at a time"
+    files = find_adapter_files(path)
+    for file in (files.lora, files.embedding):
+        if file is not None:
+            _check_architecture(model, file)
+    if files.model is not None:
+        _load_full(model, files.model, scale)
+    if files.lora is not None:
+        has_more = files.model is not None or files.embedding is not None
+        _load_lora(model, files.lora, scale, must_have_effect=not has_more)
+    if files.embedding is not None and with_token_embedding:
+        _load_embedding(model, files.embedding)
+    model.denoiser.requires_grad_(False).eval()
+
+
+def set_adapter_scale(model: DiffusionModel, scale: float) -> None:
+    """Sets the strength of a loaded LoRA."""
+    for layer in lora_layers(model.denoiser):
+        layer.set_scale(ADAPTER_NAME, scale)
+
+
+def merge_adapter(model: DiffusionModel) -> None:
+    """Adds the LoRA to the weights, at its present scale, and removes its layers. Equal up to rounding."""
+    for layer in lora_layers(model.denoiser):
+        layer.merge(safe_merge=True)
+    model.pipeline().unload_lora_weights()
+    assert not lora_layers(model.denoiser)
+
+
+def _check_architecture(model: DiffusionModel, file: Path) -> None:
+    architecture = adapter_architecture(read_header(file))
+    if architecture not in (None, model.architecture):
+        raise UserError(
+            f"The adapter {file} was trained for {architecture}, the base model is {model.architecture}. "
+            f"Set model.path to a {architecture} model or choose another adapter."
+        )
+
+
+def _load_lora(model: DiffusionModel, file: Path, scale: float, *, must_have_effect: bool) -> None:
+    pipeline = model.pipeline()
+    with quiet_libraries(errors_only=True):
+        try:
+            state = pipeline.lora_state_dict(str(file), unet_config=model.unet.config)[0]
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{file} is no LoRA that can be read: {error}. Choose another adapter."
+            ) from error
+        matrices = _by_module(state)
+        _check_fits(model, file, matrices)
+        second = [matrix for name, matrix in matrices.items() if name.endswith("lora_B.weight")]
+        has_effect = any(bool(matrix.any()) for matrix in second)
+        if must_have_effect and not has_effect:
+            raise UserError(
+                f"The adapter {file} has no effect: all its lora_B are zero, nothing was learned. Train for "
+                "more steps or raise optimizer.lr."
+            )
+        pipeline.load_lora_weights(str(file), adapter_name=ADAPTER_NAME)
+    num_loaded = len(lora_layers(model.denoiser))
+    if num_loaded != len(second):
+        raise UserError(
+            f"{file}: only {num_loaded} of {len(second)} LoRA layers could be loaded. Choose another adapter."
+        )
+    set_adapter_scale(model, scale)
+
+
+def _by_module(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All matrices by component and module in peft's form: unet.<module>.lora_A.weight."""
+    matrices: dict[str, Tensor] = {}
+    for component in ("unet", "text_encoder", "text_encoder_2"):
+        prefix = f"{component}."
+        part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if part and component == "unet" and not any("lora_A" in name for name in part):
+            part = convert_unet_state_dict_to_peft(part)
+        elif part and component != "unet":
+            part = convert_state_dict_to_peft(convert_state_dict_to_diffusers(part))
+        matrices |= {f"{component}.{name}": value for name, value in part.items()}
+    return matrices
+
+
+def _check_fits(model: DiffusionModel, file: Path, matrices: Mapping[str, Tensor]) -> None:
+    for name, matrix in matrices.items():
+        module_name, _, kind = name.rpartition(".lora_")
+        module = _find(model, module_name)
+        if kind not in ("A.weight", "B.weight") or not isinstance(module, nn.Linear | nn.Conv2d):
+            raise UserError(
+                f"The adapter {file} does not fit the {model.architecture} base model, which has no place "
+                f"for {name}. Use the base model that it was trained for (model.path)."
+            )
+        axis = 1 if kind == "A.weight" else 0
+        if matrix.shape[axis] != module.weight.shape[axis]:
+            raise UserError(
+                f"The adapter {file} does not fit the {model.architecture} base model: {name} has size "
+                f"{matrix.shape[axis]}, the model {module.weight.shape[axis]}. Use the base model that it "
+                "was trained for (model.path)."
+            )
+
+
+def _find(model: DiffusionModel, name: str) -> nn.Module | None:
+    modules: dict[str, Any] = dict(model.denoiser.named_modules())
+    # Published files name the first text encoder's modules with a prefix that newer transformers dropped.
+    return modules.get(name) or modules.get(name.replace("text_encoder.text_model.", "text_encoder."))
+
+
+def _load_embedding(model: DiffusionModel, file: Path) -> None:
+    tensors = load_file(file)
+    header = read_header(file)
+    placeholder = header.metadata.get(f"{OUR_PREFIX}placeholder") or next(iter(tensors))
+    rows = [tensors[key] for key in ("clip_l", "clip_g") if key in tensors] or list(tensors.values())
+    widths = [encoder.config.hidden_size for encoder in model.text_encoders.values()]
+    found = [tuple(row.shape) for row in rows]
+    if found != [(1, width) for width in widths]:
+        raise UserError(
+            f"The token embedding {file} has shapes {found}, the {model.architecture} base model needs one "
+            f"row each of width {widths}. Use the base model that it was trained for (model.path)."
+        )
+    add_placeholder(model, placeholder, rows=[row[0] for row in rows])
+
+
+@torch.no_grad()
+def _load_full(model: DiffusionModel, folder: Path, scale: float) -> None:
+    components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    _check_architecture(model, file)
+    for name in read_header(file).metadata[f"{OUR_PREFIX}full"].split(","):
+        weights = "diffusion_pytorch_model.safetensors" if name == "unet" else "model.safetensors"
+        state = load_file(folder / name / weights)
+        own = components[name].state_dict()
+        if {key: value.shape for key, value in own.items()} != {
+            key: value.shape for key, value in state.items()
+        }:
+            raise UserError(
+                f"{folder / name} does not fit the {name} of the {model.architecture} base model. Use the "
+                "base model that it was trained from (model.path)."
+            )
+        for key, tensor in own.items():
+            # Exact at both ends.
+            trained = state[key].to(tensor.device)
+            blended = trained if scale == 1 else tensor.float().lerp(trained.float(), scale)
+            if scale != 0:
+                tensor.copy_(blended)

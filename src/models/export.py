@@ -1,0 +1,203 @@
+"""Saves what was trained in diffusers' own form, so that whatever reads diffusers adapters loads it."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from src.errors import UserError
+from src.files import fsync_folder, read_json, require_free_space, write_bytes_atomic, write_json_atomic
+from src.models.adapter_files import EMBEDDING_FILE, LORA_FILE, MODEL_FOLDER, OUR_PREFIX, read_adapter_header
+from src.models.adapters import ADAPTER_NAME, lora_layers
+from src.models.apply import load_adapter, merge_adapter, set_adapter_scale
+from src.models.base import DiffusionModel
+from src.models.safetensors_header import with_sorted_header
+from src.models.token_embedding import token_embeddings
+
+__all__ = ["load_adapter", "merge_adapter", "read_adapter_header", "save_adapter", "set_adapter_scale"]
+
+_LOG = logging.getLogger(__name__)
+_EMBEDDING_KEYS = ("clip_l", "clip_g")
+
+
+def save_adapter(model: DiffusionModel, folder: Path, *, metadata: Mapping[str, str]) -> list[Path]:
+    """Writes the adapter: LoRA weights, the learned embedding, and a whole model where trained in full.
+
+    Args:
+        model: with what `attach` added.
+        folder: made if need be; files in it are replaced one by one, each whole.
+        metadata: short lineage strings for the files' headers.
+
+    Returns:
+        What was written: pytorch_lora_weights.safetensors, learned_embeds.safetensors, model/.
+
+    Raises:
+        UserError: weights that are not finite, or no space.
+    """
+    trained = {name: tensor for name, tensor in model.denoiser.named_parameters() if tensor.requires_grad}
+    _require_finite(trained)
+    components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
+    adapted = {name: component for name, component in components.items() if lora_layers(component)}
+    full = sorted({name.split(".", 1)[0] for name in trained if _is_full(name)})
+    header = _header(model, metadata, adapted, full)
+    written: list[Path] = []
+    if adapted:
+        written.append(_save_lora(model, folder / LORA_FILE, adapted, header))
+    if token_embeddings(model):
+        written.append(_save_embedding(model, folder / EMBEDDING_FILE, header))
+    if full:
+        written.append(_save_model(model, folder / MODEL_FOLDER, header))
+    assert written, "save_adapter needs a model with something attached"
+    return written
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise UserError(
+            f"Not saved: {len(broken)} trained tensors hold NaN or infinity, such as {broken[0]}. Resume "
+            "from an earlier checkpoint with a lower learning rate."
+        )
+
+
+def _is_full(name: str) -> bool:
+    return ".lora_" not in name and not name.endswith("token_embedding.row")
+
+
+def _header(
+    model: DiffusionModel, metadata: Mapping[str, str], adapted: Mapping[str, nn.Module], full: list[str]
+) -> dict[str, str]:
+    ours = {"architecture": model.architecture, "base_hash": model.base_hash}
+    if model.placeholder is not None:
+        ours["placeholder"] = model.placeholder
+    if full:
+        ours["full"] = ",".join(full)
+    if adapted and not any(_has_learned(component) for component in adapted.values()):
+        _LOG.warning(
+            "The LoRA has learned nothing: all its lora_B are zero, so it changes no image. Train for more "
+            "steps or raise optimizer.lr."
+        )
+        ours["nothing_learned"] = "true"
+    return {"format": "pt", **metadata, **{f"{OUR_PREFIX}{key}": value for key, value in ours.items()}}
+
+
+def _has_learned(component: nn.Module) -> bool:
+    second = [tensor for name, tensor in component.named_parameters() if ".lora_B." in name]
+    return any(bool(tensor.any()) for tensor in second)
+
+
+def _save_lora(
+    model: DiffusionModel, path: Path, adapted: Mapping[str, Any], header: Mapping[str, str]
+) -> Path:
+    arguments: dict[str, Any] = {}
+    for name, component in adapted.items():
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(component))
+        if name == "text_encoder":
+            # The published names; newer transformers have dropped the prefix, and loaders take both.
+            layers = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in layers.items()}
+        config = component.peft_config[ADAPTER_NAME]
+        arguments[f"{name}_lora_layers"] = layers
+        # Only what any version of peft knows; the rest is at its defaults.
+        arguments[f"{name}_lora_adapter_metadata"] = {
+            "r": config.r,
+            "lora_alpha": config.lora_alpha,
+            "lora_dropout": config.lora_dropout,
+            "target_modules": sorted(config.target_modules),
+        }
+    with tempfile.TemporaryDirectory() as name:
+        type(model.pipeline()).save_lora_weights(name, weight_name=LORA_FILE, **arguments)
+        file = Path(name) / LORA_FILE
+        with safe_open(file, framework="pt") as opened:
+            theirs = opened.metadata() or {}
+        _write(path, load_file(file), {**header, **theirs})
+    return path
+
+
+def _save_embedding(model: DiffusionModel, path: Path, header: Mapping[str, str]) -> Path:
+    assert model.placeholder is not None
+    rows = [embedding.row.detach().cpu()[None] for embedding in token_embeddings(model).values()]
+    # One encoder: the token itself is the key, as diffusers reads it. Two: it is given them one by one.
+    keys = (model.placeholder,) if len(rows) == 1 else _EMBEDDING_KEYS
+    _write(path, dict(zip(keys, rows, strict=True)), header)
+    return path
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(header))
+    require_free_space(path.parent, len(data), path.name)
+    write_bytes_atomic(path, with_sorted_header(data))
+
+
+def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str]) -> Path:
+    """A plain diffusers folder with the fully trained weights; LoRA and the new token stay beside it."""
+    modules: dict[str, Any] = {"unet": model.unet, "vae": model.vae, **model.text_encoders}
+    states = {name: base_state(module) for name, module in modules.items()}
+    num_bytes = sum(tensor.nbytes for state in states.values() for tensor in state.values())
+    require_free_space(folder.parent, num_bytes, "the fully trained model")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        new.chmod(0o755)
+        for name, module in modules.items():
+            _save_component(module, states[name], new / name, header)
+        for index, tokenizer in enumerate(model.base_tokenizers):
+            tokenizer.save_pretrained(new / ("tokenizer" if index == 0 else f"tokenizer_{index + 1}"))
+        write_json_atomic(new / "scheduler" / "scheduler_config.json", model.scheduler_config)
+        write_json_atomic(new / "model_index.json", _model_index(model))
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        fsync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    return folder
+
+
+def base_state(module: nn.Module) -> dict[str, Tensor]:
+    """A component's own weights under their ordinary names, without any adapter's or new token's."""
+    plain = {}
+    for name, tensor in module.state_dict().items():
+        if ".lora_" not in name and not name.endswith("token_embedding.row"):
+            plain[name.replace(".base_layer.", ".").replace("token_embedding.table.", "token_embedding.")] = (
+                tensor.cpu().contiguous()
+            )
+    return plain
+
+
+def _save_component(module: Any, state: dict[str, Tensor], folder: Path, header: Mapping[str, str]) -> None:
+    folder.mkdir()
+    is_encoder = isinstance(module, PreTrainedModel)
+    weights = folder / ("model.safetensors" if is_encoder else "diffusion_pytorch_model.safetensors")
+    save_file(state, weights, metadata=dict(header))
+    weights.chmod(0o644)
+    if is_encoder:
+        module.config.save_pretrained(folder)
+        # diffusers loads in fp32 when not told otherwise, transformers in what this entry says.
+        config = {**read_json(folder / "config.json"), "dtype": "float32"}
+        config["architectures"] = [type(module).__name__]
+        write_json_atomic(folder / "config.json", config)
+    else:
+        module.save_config(folder)
+
+
+def _model_index(model: DiffusionModel) -> dict[str, Any]:
+    pipeline = model.pipeline()
+    index: dict[str, Any] = dict(pipeline.config)
+    index.pop("_name_or_path", None)
+    index = {key: list(value) if isinstance(value, tuple) else value for key, value in index.items()}
+    index["scheduler"] = ["diffusers", model.scheduler_config["_class_name"]]
+    return {"_class_name": type(pipeline).__name__, **index}
