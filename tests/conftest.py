@@ -8,7 +8,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import pytest
 from jaxtyping import install_import_hook
 
-pytest_plugins = ["tests.fixtures_models"]
+pytest_plugins = ["tests.fixtures_judges", "tests.fixtures_models"]
 
 # Every function of src annotated with jaxtyping shapes is checked at each call, by beartype.
 # The numeric tower: an int is welcome where a float is annotated (PEP 484).

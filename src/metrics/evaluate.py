@@ -1,0 +1,186 @@
+"""The scores of a set of generated images, each with its scale: floor, ceiling and interval."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from src.metrics.features import ClipExtractor, ImageFeatureExtractor
+from src.metrics.scores import (
+    bootstrap_interval,
+    mean_cosines,
+    mean_self_cosine,
+    paired_cosine,
+    scaled,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One number and what it is to be compared with.
+
+    Attributes:
+        name: "dino" or "clip_t".
+        label: of the model that judged.
+        value: of the adapted model's images.
+        low, high: 95 % bootstrap interval of the value, over prompts and their images.
+        floor: the base model's score on the same prompts and seeds; None without base images.
+        ceiling: the held-out photos' own score; None where it cannot be had.
+        gain: value minus floor.
+        gain_low, gain_high: interval of the gain, image against image of the same prompt and seed. The gain
+            is real when it does not hold zero.
+        gap_closed: gain as a share of the way from floor to ceiling.
+    """
+
+    name: str
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    floor: float | None = None
+    ceiling: float | None = None
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    gap_closed: float | None = None
+
+    @property
+    def title(self) -> str:
+        """The name under which loggers show it, for example `dino[dino_vits16]`."""
+        return f"{self.name}[{self.label}]"
+
+    def scalars(self) -> dict[str, float]:
+        """Numbers for a logger, by "title/series"."""
+        series = {
+            "samples": self.value,
+            "samples_low": self.low,
+            "samples_high": self.high,
+            "base": self.floor,
+            "held_out": self.ceiling,
+            "gap_closed": self.gap_closed,
+        }
+        return {f"{self.title}/{key}": value for key, value in series.items() if value is not None}
+
+
+def evaluate_samples(
+    *,
+    samples: Sequence[Image.Image],
+    prompts: Sequence[str],
+    base_samples: Sequence[Image.Image] = (),
+    held_out: Sequence[Image.Image] = (),
+    held_out_captions: Sequence[str] = (),
+    dino: ImageFeatureExtractor | None = None,
+    clip: ClipExtractor | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """Subject fidelity (DINO) and prompt fidelity (CLIP-T) of generated images.
+
+    Args:
+        samples: the adapted model's images.
+        prompts: each image's prompt, without words that CLIP cannot know (see `words_for_clip`).
+        base_samples: the base model's images of the same prompts and seeds, in the same order, or none.
+        held_out: real photos that training never saw; without any there is no DINO score.
+        held_out_captions: a caption for each, for the ceiling of CLIP-T.
+        dino: judges subject fidelity, or None.
+        clip: judges prompt fidelity, or None.
+        seed: of the bootstrap.
+    """
+    assert len(prompts) == len(samples), "one prompt for each image"
+    assert len(base_samples) in (0, len(samples)), "base images go with the adapted ones, or there are none"
+    assert len(held_out_captions) in (0, len(held_out)), "one caption for each held-out photo, or none"
+    judge = _Judge(prompts=list(prompts), seed=seed)
+    scores = []
+    if dino is not None and held_out:
+        photos = dino.images(held_out)
+        base = mean_cosines(dino.images(base_samples), photos) if base_samples else None
+        ceiling = mean_self_cosine(photos) if len(photos) > 1 else None
+        scores.append(
+            judge.score("dino", dino.label, mean_cosines(dino.images(samples), photos), base, ceiling)
+        )
+    if clip is not None:
+        texts = clip.texts(prompts)
+        base = paired_cosine(clip.images(base_samples), texts) if base_samples else None
+        ceiling = None
+        if held_out_captions:
+            ceiling = paired_cosine(clip.images(held_out), clip.texts(held_out_captions)).mean().item()
+        scores.append(
+            judge.score("clip_t", clip.label, paired_cosine(clip.images(samples), texts), base, ceiling)
+        )
+    return scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judge:
+    prompts: list[str]
+    seed: int
+
+    def score(
+        self,
+        name: str,
+        label: str,
+        values: Float[Tensor, "n"],
+        base: Float[Tensor, "n"] | None,
+        ceiling: float | None,
+    ) -> Score:
+        value = values.mean().item()
+        low, high = self._interval(values)
+        own = Score(name=name, label=label, value=value, low=low, high=high, ceiling=ceiling)
+        if base is None:
+            return own
+        floor = base.mean().item()
+        gain_low, gain_high = self._interval(values - base)
+        return replace(
+            own,
+            floor=floor,
+            gain=value - floor,
+            gain_low=gain_low,
+            gain_high=gain_high,
+            gap_closed=scaled(floor, value, ceiling),
+        )
+
+    def _interval(self, values: Float[Tensor, "n"]) -> tuple[float | None, float | None]:
+        low, high = bootstrap_interval(values, self.seed, groups=self.prompts)
+        return (None, None) if math.isnan(low) else (low, high)
+
+
+def table_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Rows for a logger's table: rounded, intervals as text, "-" for what could not be had."""
+    return [
+        {
+            "score": score.title,
+            "adapted": _text(score.value),
+            "95 % interval": _interval_text(score.low, score.high),
+            "base (floor)": _text(score.floor),
+            "held-out photos (ceiling)": _text(score.ceiling),
+            "gain": _text(score.gain),
+            "95 % interval of the gain": _interval_text(score.gain_low, score.gain_high),
+            "gap closed": "-" if score.gap_closed is None else f"{score.gap_closed:.0%}",
+        }
+        for score in scores
+    ]
+
+
+def words_for_clip(text: str, *, placeholder: str | None, class_word: str) -> str:
+    """The prompt as CLIP should read it: it cannot know the placeholder, so the class word stands for it.
+
+    DreamBench scores prompts in the same way: "a backpack on the beach", without the rare token.
+
+    >>> words_for_clip("a photo of sksToy, sksToys", placeholder="sksToy", class_word="toy")
+    'a photo of toy, sksToys'
+    """
+    if not placeholder:
+        return text
+    return re.sub(rf"(?<!\w){re.escape(placeholder)}(?!\w)", lambda _: class_word, text)
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval_text(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
