@@ -1,4 +1,4 @@
-"""Trains an adapter. `python train.py --help` lists what can be set; `sh train_run.sh` makes the environment first."""
+"""Trains an adapter. `python train.py --help` lists what can be set."""
 
 from src.config.cli import Job, Outcome, main
 from src.config.schema import TrainConfig

@@ -1,4 +1,4 @@
-"""Console and file logging of a run: short lines for the eye, all of them with times in the run's log file."""
+"""Console and file logging of a run: short lines for the eye, all with times in the run's log file."""
 
 import logging
 import sys
@@ -7,7 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_NOISY = ("httpx", "httpcore", "urllib3", "PIL", "filelock", "fsspec", "git", "dvc", "dvc_data", "dvc_objects")
+_NOISY = (
+    "httpx",
+    "httpcore",
+    "urllib3",
+    "PIL",
+    "filelock",
+    "fsspec",
+    "git",
+    "dvc",
+    "dvc_data",
+    "dvc_objects",
+)
 
 
 @contextmanager

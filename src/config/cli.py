@@ -88,7 +88,8 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     except CompositionError as error:
         folder = extra_dir if extra_dir and (extra_dir / f"{config_name}.yaml").is_file() else CONFIG_DIR
         _fail(
-            explain(error, config_dir=folder, config_name=config_name, overrides=arguments.overrides), EXIT_USAGE
+            explain(error, config_dir=folder, config_name=config_name, overrides=arguments.overrides),
+            EXIT_USAGE,
         )
     except OSError as error:
         if error.filename is None:
@@ -113,7 +114,9 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _check_first(config_name: str, overrides: Sequence[str], extra_dir: Path | None, *, will_run: bool) -> None:
+def _check_first(
+    config_name: str, overrides: Sequence[str], extra_dir: Path | None, *, will_run: bool
+) -> None:
     """Composes once before Hydra does, so that a refused configuration leaves no output folder behind."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3", job_name="check"):
         if extra_dir is not None:
@@ -144,7 +147,9 @@ class _Runner:
         overrides = list(runtime.overrides.task)
         try:
             checked = check_config(config)
-            job = Job(run_dir=run_dir, name=name, resolved=plain(config), overrides=overrides, in_sweep=in_sweep)
+            job = Job(
+                run_dir=run_dir, name=name, resolved=plain(config), overrides=overrides, in_sweep=in_sweep
+            )
             outcome = self._command(checked)(checked, job)
         except Exception as error:
             if not in_sweep:
@@ -158,7 +163,7 @@ class _Runner:
 
     def _command(self, config: TrainConfig | InferenceConfig) -> Command:
         if config.command not in self._commands:
-            raise UserError(f"command={config.command} is not one of this program: {', '.join(self._commands)}.")
+            raise UserError(
+                f"command={config.command} is not one of this program: {', '.join(self._commands)}."
+            )
         return self._commands[config.command]
-
-

@@ -1,4 +1,4 @@
-"""Rewords the errors of composition: full key, nearest valid keys, file. Never Hydra's own advice to add `+`."""
+"""Rewords errors of composition: full key, nearest valid keys, file. Never Hydra's own advice to add `+`."""
 
 import difflib
 import re
@@ -104,7 +104,11 @@ def _compose_for_hints(
     config_dir: Path, config_name: str, overrides: Sequence[str]
 ) -> tuple[DictConfig, dict[str, str]]:
     """Composes what can be composed: with the chosen groups if they are right, else the defaults."""
-    chosen = [o for o in overrides if re.match(r"^[a-z_/]+=[\w\[\],]+$", o) and (config_dir / o.split("=")[0]).is_dir()]
+    chosen = [
+        o
+        for o in overrides
+        if re.match(r"^[a-z_/]+=[\w\[\],]+$", o) and (config_dir / o.split("=")[0]).is_dir()
+    ]
     for attempt in (chosen, []):
         try:
             GlobalHydra.instance().clear()

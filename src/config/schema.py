@@ -75,9 +75,11 @@ class DatasetConfig:
                 f"dataset.num_variants={self.num_variants} changes nothing with dataset.crop=center and "
                 "dataset.flip=false. Set dataset.crop=random or dataset.flip=true."
             )
-        if self.placeholder is not None and (not self.placeholder or any(c.isspace() for c in self.placeholder)):
+        if self.placeholder is not None and (
+            not self.placeholder or any(c.isspace() for c in self.placeholder)
+        ):
             raise UserError(
-                f"dataset.placeholder={self.placeholder!r} must be one word without spaces, for example sksToy."
+                f"dataset.placeholder={self.placeholder!r} must be one word without spaces, such as sksToy."
             )
 
 
@@ -155,7 +157,9 @@ class AdapterConfig:
         require_between("adapter.dropout", self.dropout, 0.0, 0.99)
         modes = (self.unet, self.text_encoder, self.text_encoder_2)
         if all(mode == "frozen" for mode in modes) and self.token_embedding == "frozen":
-            raise UserError("Everything is frozen, so there is nothing to train. Set adapter.unet=lora, for example.")
+            raise UserError(
+                "Everything is frozen, so there is nothing to train. Set adapter.unet=lora, for example."
+            )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -227,10 +231,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_choice("command", self.command, ("train", "prepare"))
         if self.model.path is None:
-            raise UserError("model.path is not set. Give a hub id, a diffusers folder or a .safetensors file.")
+            raise UserError(
+                "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
+            )
         if self.adapter.token_embedding == "train" and not self.dataset.placeholder:
             raise UserError(
-                "adapter.token_embedding=train needs dataset.placeholder: the word whose embedding is trained."
+                "adapter.token_embedding=train needs dataset.placeholder, the word that is trained."
             )
 
 
@@ -302,7 +308,7 @@ class InferenceConfig:
             or not all(isinstance(prompt, str) for prompt in self.prompts)
         ):
             raise UserError(
-                f"prompts={self.prompts} must be a text or a list of texts: prompts='[\"a cat\",\"a dog\"]'."
+                f'prompts={self.prompts} must be a text or a list of texts: prompts=\'["a cat","a dog"]\'.'
             )
         for name in ("num_images", "num_steps"):
             require_at_least(name, getattr(self, name), 1)

@@ -65,12 +65,19 @@ def format_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     swept = [k for k in keys if len(rows) == 1 or len({values.get(k) for values in given}) > 1]
     results = list(dict.fromkeys(name for _, row in rows for name in row["results"]))
     body = [
-        [name, *(v.get(k, "") for k in swept), row["status"], *(_number(row["results"].get(r)) for r in results)]
+        [
+            name,
+            *(v.get(k, "") for k in swept),
+            row["status"],
+            *(_number(row["results"].get(r)) for r in results),
+        ]
         for (name, row), v in zip(rows, given, strict=True)
     ]
     header = ["job", *swept, "status", *results]
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
-    lines = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in [header, *body]]
+    lines = [
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in [header, *body]
+    ]
     rule = ["-" * width for width in widths]
     text = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]) + "\n"
     errors = [f"- job {name}: {row['error']}" for name, row in rows if row.get("error")]

@@ -129,7 +129,9 @@ def resolve(slot: str, block: dict[str, Any]) -> tuple[Callable[..., Any], dict[
 
 def _check_target(slot: str, key: str, block: Any) -> None:
     if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
-        raise UserError(f"{key} must be a block with a _target_, not {block!r}. See conf/{slot.split('.')[0]}/.")
+        raise UserError(
+            f"{key} must be a block with a _target_, not {block!r}."
+        )
     target, allowed = block["_target_"], SLOTS[slot].targets
     if target not in allowed:
         raise UserError(
@@ -163,7 +165,9 @@ def _check_keywords(slot: str, key: str, block: dict[str, Any]) -> None:
         if not signature.any_keyword:
             near = difflib.get_close_matches(name, allowed, n=3)
             hint = f" Did you mean {', '.join(f'{key}.{n}' for n in near)}?" if near else ""
-            raise UserError(f"{key}.{name} is not known.{hint} Known there: {', '.join(allowed) or 'nothing'}.")
+            raise UserError(
+                f"{key}.{name} is not known.{hint} Known there: {', '.join(allowed) or 'nothing'}."
+            )
     for name in sorted(signature.required - given - runtime):
         raise UserError(f"{key}.{name} is missing. {block['_target_']} needs it.")
 

@@ -9,7 +9,9 @@ def test_a_size_is_a_number_or_a_pair():
     assert parse_size("dataset.resolution", [1280, 720]) == (1280, 720)
 
 
-@pytest.mark.parametrize("value", ["512", 512.0, True, [512], [512, 512, 512], None, ["a", "b"], {"width": 8}])
+@pytest.mark.parametrize(
+    "value", ["512", 512.0, True, [512], [512, 512, 512], None, ["a", "b"], {"width": 8}]
+)
 def test_anything_else_is_no_size(value):
     with pytest.raises(UserError, match=r"dataset\.resolution.*whole number or \[width, height\]"):
         parse_size("dataset.resolution", value)

@@ -11,7 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(*arguments, script="train.py", cwd):
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments], capture_output=True, text=True, cwd=cwd, timeout=120, check=False
+        [sys.executable, str(ROOT / script), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        check=False,
     )
 
 
@@ -56,13 +61,18 @@ def test_cfg_job_shows_the_configuration_without_torch(tmp_path):
         "except SystemExit as error:\n    assert not error.code, error.code\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "rank: 8" in done.stdout
 
 
 def test_help_explains_the_groups(tmp_path):
-    for script, group in (("train.py", "dataset    where images"), ("inference.py", "model      the base model")):
+    for script, group in (
+        ("train.py", "dataset    where images"),
+        ("inference.py", "model      the base model"),
+    ):
         done = run("--help", script=script, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert group in done.stdout

@@ -14,7 +14,7 @@ from src.errors import UserError
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: TrainerConfig(), "max_steps nor trainer.num_epochs"),
+        (TrainerConfig, "max_steps nor trainer.num_epochs"),
         (lambda: TrainerConfig(max_steps=0), "trainer.max_steps=0 must be at least 1"),
         (lambda: TrainerConfig(max_steps=1, batch_size=-2), "trainer.batch_size"),
         (lambda: TrainerConfig(max_steps=1, mixed_precision="fp8"), "trainer.mixed_precision"),

@@ -8,7 +8,9 @@ from src.config.targets import SLOTS, _signature, build, check_blocks, resolve
 from src.errors import UserError
 
 GOOD = {
-    "dataset": {"reader": {"_target_": "src.data.readers.subject.read_subject", "default_caption": "a photo"}},
+    "dataset": {
+        "reader": {"_target_": "src.data.readers.subject.read_subject", "default_caption": "a photo"}
+    },
     "optimizer": {"algorithm": {"_target_": "torch.optim.AdamW", "weight_decay": 0.1}},
     "callbacks": {"off": None},
     "logger": {"tensorboard": {"_target_": "src.loggers.tensorboard.TensorboardLogger"}},

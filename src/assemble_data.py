@@ -1,0 +1,177 @@
+"""From the dataset's configuration to records, split and encoded batches."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src.config.checks import parse_size
+from src.config.schema import DatasetConfig, TrainConfig
+from src.config.targets import build
+from src.data.data_manager import DataManager
+from src.data.encode import EncodedDataset
+from src.data.images import parse_colour
+from src.data.latent_cache import LatentCache
+from src.data.preflight import DatasetReport, check_dataset
+from src.data.records import ReadResult, Record
+from src.data.split import Split, split_file_path, split_records
+from src.data.text_cache import TextCache
+from src.models.base import DiffusionModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedData:
+    """A dataset that is present, read, checked and split.
+
+    Attributes:
+        result: what the reader found.
+        report: what the preflight saw.
+        split: training and validation records.
+        size: (width, height) of the training images, in pixels.
+    """
+
+    result: ReadResult
+    report: DatasetReport
+    split: Split
+    size: tuple[int, int]
+
+
+def ensure_files(config: TrainConfig) -> None:
+    """Makes the dataset and the built-in models present and verified.
+
+    Raises:
+        UserError: with every way that was tried.
+    """
+    data_manager(config.dataset, root=Path(config.paths.root_dir)).ensure()
+    ensure_assets(root=Path(config.paths.root_dir), dvc=config.model.dvc)
+
+
+def ensure_assets(*, root: Path, dvc: str | None) -> None:
+    """Makes built-in models present; they come through DVC like data."""
+    if dvc is not None:
+        DataManager(path=(root / dvc).with_suffix(""), dvc_target=dvc, root=root).ensure()
+
+
+def data_manager(config: DatasetConfig, *, root: Path) -> DataManager:
+    """The manager of a dataset. The DVC file of the default data counts for its own folder only."""
+    path = Path(config.path)
+    tracked = config.dvc is not None and path.resolve() == (root / config.dvc).with_suffix("").resolve()
+    return DataManager(
+        path=path, dvc_target=config.dvc if tracked else None, url=config.url, sha256=config.sha256, root=root
+    )
+
+
+def read_dataset(config: TrainConfig) -> ReadResult:
+    """Runs the reader of `dataset.reader`."""
+    result: ReadResult = build(
+        "dataset.reader",
+        config.dataset.reader,
+        path=Path(config.dataset.path),
+        placeholder=config.dataset.placeholder,
+    )
+    return result
+
+
+def prepare_data(
+    config: TrainConfig, *, count_tokens: Callable[[str], int] | None, max_tokens: int
+) -> PreparedData:
+    """Reads, checks and splits the dataset; all problems are listed at once, before any work.
+
+    Args:
+        config: the run's configuration.
+        count_tokens: tokens of a caption for the base model, if it is known.
+        max_tokens: how many of them it takes.
+
+    Raises:
+        UserError: with all that must be mended.
+    """
+    dataset = config.dataset
+    result = read_dataset(config)
+    size = parse_size("dataset.resolution", dataset.resolution)
+    report = check_dataset(
+        result,
+        resolution=size,
+        name=f"dataset {dataset.name} ({dataset.path})",
+        memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}.json",
+        count_tokens=count_tokens,
+        max_tokens=max_tokens,
+    )
+    for warning in report.warnings:
+        log.warning("%s", warning)
+    folder = Path(config.paths.data_dir) / "splits" / _folder_key(dataset)
+    split = split_records(
+        result.records,
+        report.hashes,
+        split_seed=dataset.split_seed,
+        validation_fraction=dataset.validation_fraction,
+        split_file=split_file_path(
+            folder, split_seed=dataset.split_seed, validation_fraction=dataset.validation_fraction
+        ),
+    )
+    return PreparedData(result=result, report=report, split=split, size=size)
+
+
+def encoded_dataset(
+    records: list[Record],
+    *,
+    config: TrainConfig,
+    data: PreparedData,
+    model: DiffusionModel,
+    train: bool,
+    live_text: bool,
+) -> EncodedDataset:
+    """One side of the split behind the caches.
+
+    Args:
+        records: that side.
+        config: the run's configuration.
+        data: the whole dataset.
+        model: its frozen encoders.
+        train: whether crops, flips and caption dropout apply; the validation side is measured without them.
+        live_text: whether the loop encodes the text, because something there is trained.
+    """
+    dataset = config.dataset
+    cache_dir = Path(config.paths.cache_dir)
+    text_cache = None
+    if dataset.cache and not live_text:
+        text_hash = f"{model.text_hash}-{model.tokenizer_hash}"
+        text_cache = TextCache(cache_dir / "texts", text_hash=text_hash)
+    return EncodedDataset(
+        records,
+        hashes=data.report.hashes,
+        size=data.size,
+        crop=dataset.crop if train else "center",
+        flip=dataset.flip and train,
+        num_variants=dataset.num_variants if train else 1,
+        seed=config.trainer.seed,
+        crop_seed=dataset.split_seed,
+        encode_images=model.encode_images,
+        latent_cache=LatentCache(cache_dir / "latents", vae_hash=model.vae_hash) if dataset.cache else None,
+        encode_text=None if live_text else model.encode_prompts,
+        text_cache=text_cache,
+        caption_dropout=config.trainer.caption_dropout if train else 0.0,
+        background=parse_colour(dataset.background),
+    )
+
+
+def fill_cache(dataset: EncodedDataset, *, what: str, rank: int, world_size: int) -> None:
+    """Encodes what the caches lack, with a progress bar."""
+    with tqdm(desc=f"Encoding {what}", unit="entry", disable=None if rank == 0 else True, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        num_missing = dataset.fill(progress, rank=rank, world_size=world_size)
+    if num_missing and rank == 0:
+        log.info("Encoded %d new entries for %s.", num_missing, what)
+
+
+def _folder_key(dataset: DatasetConfig) -> str:
+    """A folder name for what is kept about a dataset: its name, and which folder it is."""
+    return f"{dataset.name}-{hashlib.sha256(str(Path(dataset.path).resolve()).encode()).hexdigest()[:8]}"
