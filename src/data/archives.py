@@ -1,0 +1,213 @@
+"""Unpacking zip and tar archives nobody vouches for: all members are checked before anything is written."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from src.data.fetch_http import FetchError
+from src.files import require_free_space
+
+_CHUNK = 1 << 20
+_MAX_MEMBERS = 2_000_000
+# A small archive may unpack to this much whatever its ratio: text compresses well.
+_HARMLESS_BYTES = 64 << 20
+
+_DAMAGES = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an archive may unpack to: bytes in all, and bytes for each byte of the archive."""
+
+    max_bytes: int = 1 << 40
+    max_ratio: float = 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    """A regular file inside an archive; `key` is how the archive names it."""
+
+    key: str
+    name: PurePosixPath
+    size: int
+
+
+def _safe_name(name: str) -> PurePosixPath:
+    """The member's place below the target folder.
+
+    Raises:
+        FetchError: it would leave that folder, or is not a plain relative path.
+    """
+    path = PurePosixPath(name)
+    odd = "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":")
+    if odd or path.is_absolute() or ".." in path.parts or not path.parts:
+        raise FetchError(f"The archive holds the unsafe path {name!r}; nothing was unpacked.")
+    return path
+
+
+def _is_litter(name: PurePosixPath) -> bool:
+    """What desktop systems add to archives and nobody wants in a dataset."""
+    return "__MACOSX" in name.parts or name.name.startswith("._") or name.name in {".DS_Store", "Thumbs.db"}
+
+
+def _refuse_kind(name: str, kind: str) -> FetchError:
+    return FetchError(f"The archive holds a {kind}, {name!r}; only plain files are unpacked. Nothing was.")
+
+
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in archive.infolist():
+        name = _safe_name(info.filename)
+        mode = stat.S_IFMT(info.external_attr >> 16)
+        if info.is_dir():
+            continue
+        if mode not in {0, stat.S_IFREG}:
+            raise _refuse_kind(info.filename, "link" if mode == stat.S_IFLNK else "special file")
+        if info.flag_bits & 1:
+            raise FetchError(f"The archive is encrypted ({info.filename!r}). Unpack it and set dataset.path.")
+        yield _Member(key=info.filename, name=name, size=info.file_size)
+
+
+def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
+    for info in archive:
+        # "./" is the usual first member of `tar -C folder .`
+        if info.isdir() and PurePosixPath(info.name) == PurePosixPath():
+            continue
+        name = _safe_name(info.name)
+        if info.isdir():
+            continue
+        if not info.isreg():
+            raise _refuse_kind(info.name, "link" if info.issym() or info.islnk() else "special file")
+        yield _Member(key=info.name, name=name, size=info.size)
+
+
+def _checked(members: Iterator[_Member], archive_size: int, limits: Limits) -> dict[str, _Member]:
+    """All members worth unpacking, by the archive's name for them; stops at the first that breaks a limit."""
+    chosen: dict[str, _Member] = {}
+    places: set[PurePosixPath] = set()
+    total = 0
+    allowed = min(limits.max_bytes, max(_HARMLESS_BYTES, int(limits.max_ratio * archive_size)))
+    for count, member in enumerate(members):
+        total += member.size
+        if total > allowed or count >= _MAX_MEMBERS:
+            raise FetchError(
+                f"The archive would unpack to more than {allowed / 2**20:.0f} MiB or {_MAX_MEMBERS} files "
+                "(a bomb?); nothing was unpacked. If it is right, unpack it yourself and set dataset.path."
+            )
+        if _is_litter(member.name):
+            continue
+        if member.name in places:
+            raise FetchError(f"The archive holds {str(member.name)!r} twice; nothing was unpacked.")
+        places.add(member.name)
+        chosen[member.key] = member
+    if not chosen:
+        raise FetchError("The archive holds no files.")
+    return chosen
+
+
+def _write(source: IO[bytes], member: _Member, folder: Path) -> None:
+    target = folder / member.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    left = member.size
+    # "x": a second member that a case-blind file system maps to the same file must not replace the first.
+    with target.open("xb") as file:
+        while chunk := source.read(min(_CHUNK, left + 1)):
+            left -= len(chunk)
+            if left < 0:
+                raise FetchError(f"{str(member.name)!r} is larger than the archive says; refused.")
+            file.write(chunk)
+    if left:
+        raise FetchError(f"{str(member.name)!r} is shorter than the archive says; the archive is damaged.")
+
+
+def _unpack_zip(path: Path, folder: Path, limits: Limits) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = _checked(_zip_members(archive), path.stat().st_size, limits)
+        require_free_space(folder, sum(member.size for member in members.values()), "unpacking the archive")
+        for member in members.values():
+            with archive.open(member.key) as source:
+                _write(source, member, folder)
+
+
+def _unpack_tar(path: Path, folder: Path, limits: Limits) -> None:
+    # Two passes: the first reads the headers only, so that nothing of a bad archive is ever written.
+    with tarfile.open(path, "r:*") as archive:
+        members = _checked(_tar_members(archive), path.stat().st_size, limits)
+    require_free_space(folder, sum(member.size for member in members.values()), "unpacking the archive")
+    with tarfile.open(path, "r:*") as archive:
+        for info in archive:
+            if info.name in members and info.isreg():
+                source = archive.extractfile(info)
+                assert source is not None
+                _write(source, members[info.name], folder)
+
+
+@contextmanager
+def working_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target`, so that what is built there can be renamed into place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def settle(folder: Path, target: Path) -> None:
+    """Renames a finished folder to `target`, never over something that is there.
+
+    Raises:
+        FetchError: there is something at `target` other than an empty folder.
+    """
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    if target.exists():
+        raise FetchError(f"{target} exists already and is left as it is. Move it away first.")
+    folder.rename(target)
+
+
+def extract_archive(path: Path, target: Path, *, limits: Limits | None = None) -> None:
+    """Unpacks a zip or tar archive; `target` appears whole or not at all.
+
+    If the archive holds one top folder, that folder's content becomes the content of `target`.
+
+    Raises:
+        FetchError: no archive, damaged, or it holds what could do harm.
+        UserError: not enough disk space.
+    """
+    with working_folder(target) as work:
+        inside = work / "content"
+        inside.mkdir()
+        try:
+            if zipfile.is_zipfile(path):
+                _unpack_zip(path, inside, limits or Limits())
+            elif tarfile.is_tarfile(path):
+                _unpack_tar(path, inside, limits or Limits())
+            else:
+                with path.open("rb") as file:
+                    start = file.read(40)
+                raise FetchError(
+                    f"{path.name} is neither a zip nor a tar archive (it starts with {start!r})."
+                )
+        except _DAMAGES as error:
+            raise FetchError(f"{path.name} cannot be unpacked: {error}") from error
+        top = list(inside.iterdir())
+        settle(top[0] if len(top) == 1 and top[0].is_dir() else inside, target)
