@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = frozenset(
     {".heic", ".heif", ".hif", ".avif", ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"}
 )
 # What may be decoded, whatever a file is called. An allow-list, because Pillow also runs Ghostscript (EPS).
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF", "AVIF", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF", "GIF", "BMP")
 
 _log = logging.getLogger(__name__)
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
