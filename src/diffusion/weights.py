@@ -14,8 +14,8 @@ def snr(alphas_cumprod: Float[Tensor, "t"], timesteps: Int[Tensor, "b"]) -> Floa
 def min_snr_weights(snr: Float[Tensor, "b"], gamma: float, prediction_type: str) -> Float[Tensor, "b"]:
     """Min-SNR-gamma weights (Hang et al. 2023, arXiv 2303.09556, section 3.4).
 
-    Min(SNR, gamma) weighs the error of x_0. The same error in terms of epsilon is larger by SNR, in terms of v
-    by SNR + 1.
+    Min(SNR, gamma) weighs the error of x_0. The same error in terms of epsilon is SNR times larger, of v
+    SNR + 1 times.
 
     Args:
         snr: signal-to-noise ratio of each sample's timestep, zero at the end of a zero-SNR schedule.

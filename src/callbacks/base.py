@@ -1,0 +1,66 @@
+"""What a callback is: it observes, and may ask for the run to stop."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.loggers.protocol import Logger
+from src.training.state import StopRequest, TrainResult, TrainState, ValidationResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """What a callback sees of a run. A new one for each call; nothing in it is to be changed.
+
+    Attributes:
+        state: step, position, best.
+        start_step: the step this process began with: 0, or that of the checkpoint it resumed from.
+        max_steps: planned steps in all.
+        num_epochs: planned passes over the data in all, as a fraction.
+        seed: the run's seed; draw sample images from addresses that begin with it.
+        output_dir: the run folder.
+        model: the diffusion model that is trained (`src.models.base.DiffusionModel`), adapters attached.
+            Switch modes and adapters as needed, in context managers, so that an error leaves the adapters as
+            they were.
+        logger: where numbers and images go.
+    """
+
+    state: TrainState
+    start_step: int
+    max_steps: int
+    num_epochs: float
+    seed: int
+    output_dir: Path
+    model: Any
+    logger: Logger
+
+
+class Callback:
+    """Base of all callbacks; every hook does nothing until it is overridden.
+
+    Hooks run in the main process only, at step boundaries. The trainer runs each inside its own forked
+    random state and restores modules' train/eval modes, requires_grad flags and grad mode afterwards, so a
+    callback may sample and evaluate freely and the losses stay the same, bit for bit. A hook that raises is
+    logged, named in the run's result and skipped; training goes on. A hook may return a `StopRequest`.
+    """
+
+    def on_fit_start(self, run: RunView) -> StopRequest | None:
+        """Before the first step, after a checkpoint was loaded."""
+
+    def on_step_end(self, run: RunView) -> StopRequest | None:
+        """After each optimiser step. Must be quick and must not touch the device."""
+
+    def on_log(self, run: RunView, scalars: dict[str, float]) -> StopRequest | None:
+        """Every `log_every` steps, with means over those steps under "title/series" names."""
+
+    def on_validation_end(self, run: RunView, result: ValidationResult) -> StopRequest | None:
+        """After each validation. `run.state.best` takes it into account."""
+
+    def on_checkpoint(self, run: RunView, path: Path, is_best: bool) -> StopRequest | None:
+        """After a checkpoint was written. Older ones, this one among them, are removed as new ones come."""
+
+    def on_fit_end(self, run: RunView, result: TrainResult) -> None:
+        """After the last checkpoint, also when a signal or a callback ended the run."""
+
+    def on_exception(self, run: RunView, error: Exception) -> None:
+        """Instead of `on_fit_end` when training failed. The checkpoint of the last good state is written."""

@@ -1,0 +1,82 @@
+"""Device, precision and processes: what accelerate is asked for."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from src.errors import UserError
+
+# Ranks wait here while the main one samples or saves, which may take longer than a collective's usual limit.
+_AGREEMENT_TIMEOUT = timedelta(hours=12)
+
+
+def make_accelerator(
+    *, mixed_precision: str = "auto", device: str = "auto", deterministic: bool = False
+) -> Accelerator:
+    """Makes the accelerator of a run. A process may make several, one after the other (a sweep).
+
+    Args:
+        mixed_precision: "auto" (bf16 on a GPU that has it, else "no"), "no", "fp16" or "bf16".
+        device: "auto" (cuda, mps, cpu), "cuda", "mps" or "cpu".
+        deterministic: only algorithms that give the same bits each time; slower on a GPU.
+
+    Raises:
+        UserError: the device is not there, or cannot do the precision.
+    """
+    device = _choose_device(device)
+    if mixed_precision == "auto":
+        mixed_precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    if mixed_precision == "fp16" and device == "cpu":
+        raise UserError(
+            "trainer.mixed_precision=fp16 needs a GPU. Use trainer.mixed_precision=no or bf16 on a CPU."
+        )
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = False
+    # accelerate keeps its settings in class attributes and refuses others in the same process.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    GradientState._reset_state()
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=device == "cpu")
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != expected:
+        raise UserError(
+            f"The launcher announced {expected} processes (WORLD_SIZE), accelerate sees "
+            f"{accelerator.num_processes}. Start with accelerate launch or torchrun and compare its settings."
+        )
+    return accelerator
+
+
+def _choose_device(device: str) -> str:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, is_there in available.items() if is_there)
+    if not available[device]:
+        raise UserError(f"trainer.device={device} is not available on this machine. Use trainer.device=auto.")
+    return device
+
+
+class Agreement:
+    """Lets all ranks see the largest of their numbers, without touching the accelerator's own queue.
+
+    It is also the place where ranks wait for the main one.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._group: Any = (
+            torch.distributed.new_group(backend="gloo", timeout=_AGREEMENT_TIMEOUT)
+            if accelerator.num_processes > 1
+            else None
+        )
+
+    def largest(self, value: int) -> int:
+        """The largest value of all ranks. Every rank must call it, at the same place."""
+        if self._group is None:
+            return value
+        tensor = torch.tensor(value)
+        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._group)
+        return int(tensor)

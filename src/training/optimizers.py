@@ -1,0 +1,124 @@
+"""The optimiser: parameter groups with their own learning rates, and its state as safetensors can hold it."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from src.errors import UserError
+
+
+@runtime_checkable
+class ParameterGroup(Protocol):
+    """What is trained together, such as `src.models.adapters.TrainableGroup`."""
+
+    @property
+    def name(self) -> str:
+        """The component: "unet_lora", "text_encoder", "token_embedding", ..."""
+
+    @property
+    def parameters(self) -> list[tuple[str, Parameter]]:
+        """Parameters with names that are unique over all groups."""
+
+
+def make_optimizer(
+    groups: Sequence[ParameterGroup],
+    *,
+    algorithm: Callable[..., Optimizer],
+    lr: float,
+    lr_text_encoder: float | None = None,
+    lr_token_embedding: float | None = None,
+) -> Optimizer:
+    """Makes the optimiser with one parameter group for each trained component.
+
+    Args:
+        groups: what is trained.
+        algorithm: a torch optimiser class, its settings bound by `functools.partial`.
+        lr: learning rate of the UNet, and of the others where theirs is None.
+        lr_text_encoder: learning rate of the text encoders.
+        lr_token_embedding: learning rate of the placeholder's embedding.
+    """
+
+    def base_rate(name: str) -> float:
+        special = {"text_encoder": lr_text_encoder, "token_embedding": lr_token_embedding}
+        rate = next((rate for prefix, rate in special.items() if name.startswith(prefix)), None)
+        return lr if rate is None else rate
+
+    param_groups = [
+        {
+            "params": [parameter for _, parameter in group.parameters],
+            "name": group.name,
+            "base_lr": base_rate(group.name),
+        }
+        for group in groups
+    ]
+    # Fused kernels are the quickest, and they alone can mask a step without asking the host.
+    fused = {"fused": True} if "fused" in inspect.signature(algorithm).parameters else {}
+    return algorithm(param_groups, lr=lr, **fused)
+
+
+def set_learning_rates(optimizer: Optimizer, factor: float) -> dict[str, float]:
+    """Sets each group's rate to its base rate times a factor; returns the rates by group name."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
+def parameter_names(groups: Iterable[ParameterGroup]) -> list[str]:
+    """Names in the order in which the optimiser counts its parameters."""
+    names = [name for group in groups for name, _ in group.parameters]
+    assert len(set(names)) == len(names), "parameter names of trainable groups must be unique"
+    return names
+
+
+def export_state(optimizer: Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state by parameter name: tensors as "name/key", and the rest as plain values.
+
+    Options of the groups (betas, weight decay, ...) are not state: they come from the configuration.
+    """
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for index, entries in optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            (tensors if isinstance(value, Tensor) else scalars)[f"{names[index]}/{key}"] = value
+    return tensors, scalars
+
+
+def import_state(
+    optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
+) -> None:
+    """The inverse of `export_state`.
+
+    Raises:
+        UserError: the state belongs to other parameters.
+    """
+    indices = {name: index for index, name in enumerate(names)}
+    state: dict[int, dict[str, Any]] = {}
+    for full_name, value in {**tensors, **scalars}.items():
+        name, _, key = full_name.rpartition("/")
+        if name not in indices:
+            raise UserError(
+                f"The checkpoint has optimiser state for {name}, which this run does not train. "
+                "Resume with the adapter settings of the checkpoint's run, or start anew under another "
+                "run.name."
+            )
+        state.setdefault(indices[name], {})[key] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entries in state.items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameters[index].shape:
+                raise UserError(
+                    f"The checkpoint's {names[index]}/{key} has the shape {tuple(value.shape)}, this run "
+                    f"needs {tuple(parameters[index].shape)}. Resume with the adapter settings of the "
+                    f"checkpoint's run."
+                )
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every number is finite. Asks the device, so not for use in the step."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point())

@@ -1,0 +1,350 @@
+"""The one training loop."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from src.callbacks.base import Callback, RunView
+from src.data.order import Position
+from src.errors import UserError
+from src.loggers.protocol import Logger
+from src.training.accelerator import Agreement
+from src.training.checkpoint import Checkpointer, load_checkpoint
+from src.training.objective import Objective
+from src.training.observers import Observers, describe
+from src.training.optimizer_step import OptimizerStep, Share
+from src.training.optimizers import ParameterGroup, all_finite, parameter_names, set_learning_rates
+from src.training.plan import Plan, is_due
+from src.training.resume import resolve
+from src.training.running_means import RunningMeans
+from src.training.signals import StopSignals
+from src.training.snapshot import Scalar, Snapshot
+from src.training.state import TrainResult, TrainState
+from src.training.stopwatch import Stopwatch
+from src.training.validation import Validator
+
+_log = logging.getLogger(__name__)
+# Weights and the two moments of an Adam: what a checkpoint takes before the optimiser has any state.
+_NUM_COPIES = 3
+# Above all signal numbers: what ranks tell each other when a callback of the main one asks for the end.
+_CALLBACK_STOP = 1000
+
+
+class Trainer:
+    """Trains until the planned end, a signal, or a callback's request.
+
+    Args:
+        plan: when the run ends and what is due when.
+        accelerator: from `make_accelerator`.
+        model: what callbacks get to see.
+        denoiser: the module to train.
+        groups: what of it is trained.
+        trainable_state: the trained weights by name.
+        load_trainable_state: puts them back, strictly.
+        optimizer: from `make_optimizer` over the same groups.
+        objective: the loss.
+        batches: the endless micro-batches from a position on, each with this rank's share of it.
+        validator: None to validate never.
+        checkpointer: where checkpoints go.
+        callbacks: observers.
+        logger: handed to callbacks; the loop itself logs nothing to it.
+        output_dir: the run folder, handed to callbacks.
+        seed: of the run.
+        must_match: what a checkpoint must agree in to be continued.
+        max_grad_norm: None for no clipping.
+        resume: see `resolve`.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        accelerator: Accelerator,
+        model: Any,
+        denoiser: nn.Module,
+        groups: Sequence[ParameterGroup],
+        trainable_state: Callable[[], Mapping[str, Tensor]],
+        load_trainable_state: Callable[[Mapping[str, Tensor]], None],
+        optimizer: Optimizer,
+        objective: Objective,
+        batches: Callable[[Position], Iterator[Share]],
+        validator: Validator | None,
+        checkpointer: Checkpointer,
+        callbacks: Sequence[Callback],
+        logger: Logger,
+        output_dir: Path,
+        seed: int,
+        must_match: Mapping[str, Scalar],
+        max_grad_norm: float | None,
+        resume: str,
+    ) -> None:
+        self._plan = plan
+        self._accelerator = accelerator
+        self._model = model
+        self._denoiser = denoiser
+        self._trainable_state = trainable_state
+        self._optimizer = optimizer
+        self._batches = batches
+        self._validator = validator
+        self._checkpointer = checkpointer
+        self._logger = logger
+        self._output_dir = output_dir
+        self._seed = seed
+        self._resume = resume
+        wrapped_denoiser, wrapped_optimizer = accelerator.prepare(denoiser, optimizer)
+        self._optimizer_step = OptimizerStep(
+            accelerator=accelerator,
+            denoiser=wrapped_denoiser,
+            optimizer=wrapped_optimizer,
+            groups=groups,
+            objective=objective,
+            max_grad_norm=max_grad_norm,
+            seed=seed,
+            num_records=plan.log_every,
+        )
+        self._means = RunningMeans(self._optimizer_step.scalar_names, accelerator.device)
+        self._snapshot = Snapshot(
+            trainable_state=trainable_state,
+            load_trainable_state=load_trainable_state,
+            optimizer=optimizer,
+            names=parameter_names(groups),
+            accelerator=accelerator,
+            means=self._means,
+            must_match=must_match,
+        )
+        self._signals = StopSignals()
+        self._agreement = Agreement(accelerator)
+        seen_by = callbacks if accelerator.is_main_process else []
+        self._observers = Observers(seen_by, module=denoiser, seed=seed)
+        self._stopwatch = Stopwatch()
+        self._state = TrainState()
+        self._start_step = 0
+        self._requested_stop: str | None = None
+        self._losses: dict[str, float] = {}
+        self._saved_step: int | None = None
+        self._validated_step: int | None = None
+
+    def fit(self) -> TrainResult:
+        """Trains.
+
+        Raises:
+            UserError: it cannot start or go on, with what to do about it. What was trained until then is
+                saved.
+        """
+        with self._signals:
+            try:
+                self._begin()
+                reason = self._loop()
+                return self._end(reason)
+            except Exception as error:
+                self._rescue(error)
+                raise
+
+    def _begin(self) -> None:
+        num_bytes = sum(t.numel() * t.element_size() for t in self._trainable_state().values())
+        self._checkpointer.prepare(_NUM_COPIES * num_bytes)
+        path = resolve(self._resume, folder=self._checkpointer.folder)
+        if path is not None:
+            self._state = self._snapshot.restore(load_checkpoint(path))
+            if path.resolve().parent == self._checkpointer.folder.resolve():
+                self._saved_step = self._state.step
+            best = self._state.best
+            if best is not None and not self._checkpointer.path(best.step).exists():
+                _log.info("The best checkpoint so far is in another run folder; this run looks for its own.")
+                self._state = replace(self._state, best=None)
+            _log.info("Resuming from %s: step %d of %d.", path, self._state.step, self._plan.total_steps)
+        self._start_step = self._state.step
+        self._denoiser.train()
+        self._observe("on_fit_start")
+
+    def _loop(self) -> str:
+        iterator = self._batches(self._state.position)
+        self._stopwatch = Stopwatch()
+        while True:
+            reason = self._stop_reason()
+            if reason is not None:
+                return reason
+            shares = self._next_group(iterator)
+            if shares:
+                self._step(shares)
+
+    def _stop_reason(self) -> str | None:
+        reason = self._plan.end_reason(self._state)
+        if reason is not None:
+            return reason
+        code = 0 if self._signals.received is None else int(self._signals.received)
+        code = self._agreement.largest(_CALLBACK_STOP if self._requested_stop is not None else code)
+        if code == _CALLBACK_STOP:
+            return self._requested_stop or "callback of the main process"
+        if code > 0:
+            self._signals.received = signal.Signals(code)
+            return f"signal {self._signals.received.name}"
+        return None
+
+    def _next_group(self, iterator: Iterator[Share]) -> list[Share]:
+        """The micro-batches of one step. Empty only when a signal is about to end the run."""
+        shares: list[Share] = []
+        while len(shares) < self._plan.gradient_accumulation_steps:
+            try:
+                share = next(iterator)
+            except RuntimeError:
+                # A signal to the whole process group (Ctrl-C, Slurm) ends the loader's workers as well.
+                if self._signals.received is not None and self._accelerator.num_processes == 1:
+                    return []
+                raise
+            shares.append(share)
+            if self._plan.ends_before(share[0].next_position):
+                break
+        return shares
+
+    def _step(self, shares: Sequence[Share]) -> None:
+        rates = set_learning_rates(self._optimizer, self._plan.learning_rate_factor(self._state.step))
+        self._means.add(self._optimizer_step.take(self._state, shares))
+        num_samples = sum(len(micro_batch.draws) for micro_batch, _ in shares)
+        self._state = replace(
+            self._state,
+            step=self._state.step + 1,
+            position=shares[-1][0].next_position,
+            num_samples=self._state.num_samples + num_samples,
+        )
+        self._stopwatch.add(num_samples)
+        self._observe("on_step_end")
+        step = self._state.step
+        if is_due(step, self._plan.log_every):
+            self._log_scalars(rates)
+        is_best = is_due(step, self._plan.validate_every) and self._validate()
+        if is_best or is_due(step, self._plan.save_every):
+            self._save()
+
+    def _end(self, reason: str) -> TrainResult:
+        is_interrupted = self._signals.received is not None and reason.startswith("signal")
+        if not is_interrupted and self._state.step > 0:
+            if self._means.count > 0:
+                rates = {group["name"]: group["lr"] for group in self._optimizer.param_groups}
+                self._log_scalars(rates)
+            if self._validated_step != self._state.step:
+                self._validate()
+        if self._state.step > 0:
+            self._save(num_reserved=1)
+        best = self._state.best
+        result = TrainResult(
+            step=self._state.step,
+            stop_reason=reason,
+            best=best,
+            best_checkpoint=None if best is None else self._checkpointer.path(best.step),
+            checkpoint=self._checkpointer.path(self._state.step) if self._state.step > 0 else None,
+            losses=dict(self._losses),
+            failures=tuple(self._observers.failures),
+            received_signal=int(self._signals.received)
+            if is_interrupted and self._signals.received
+            else None,
+        )
+        _log.info("Stopped after step %d: %s.", result.step, reason)
+        self._observe("on_fit_end", result)
+        return replace(result, failures=tuple(self._observers.failures))
+
+    def _log_scalars(self, rates: Mapping[str, float]) -> None:
+        self._optimizer_step.check()
+        scalars = {
+            **self._means.read(),
+            **{f"lr/{name}": rate for name, rate in rates.items()},
+            **self._stopwatch.read(),
+        }
+        self._means.reset()
+        self._losses["loss/train"] = scalars["loss/train"]
+        self._observe("on_log", scalars)
+
+    def _validate(self) -> bool:
+        """Validates; says whether this is the best step so far. A failure is reported and skipped."""
+        if self._validator is None:
+            return False
+        self._optimizer_step.check()
+        step, failure, tables, started = self._state.step, None, [], time.monotonic()
+        with self._stopwatch.paused():
+            try:
+                tables = self._validator.measure()
+            except Exception as error:
+                failure = error
+            if self._agreement.largest(int(failure is not None)):
+                failure = failure or RuntimeError("it failed on another rank")
+                self._observers.mark("validation", step, failure)
+                return False
+            result = self._validator.combine(tables, step=step, started=started)
+        self._validated_step = step
+        self._losses.update({"loss/validation": result.loss, "loss/train_probe": result.train_loss})
+        best = self._state.best
+        is_best = math.isfinite(result.loss) and (best is None or result.loss < best.value)
+        if is_best:
+            self._state = self._state.with_best(step, result.loss)
+        self._observe("on_validation_end", result)
+        return is_best
+
+    def _save(self, *, num_reserved: int = 2) -> None:
+        if self._saved_step == self._state.step:
+            return
+        self._optimizer_step.check()
+        failure = None
+        with self._stopwatch.paused():
+            if self._accelerator.is_main_process:
+                try:
+                    self._write_checkpoint(num_reserved)
+                except Exception as error:
+                    failure = error
+            if self._agreement.largest(int(failure is not None)):
+                raise failure or UserError("The main process could not write a checkpoint; see its message.")
+        self._saved_step = self._state.step
+        best = self._state.best
+        path = self._checkpointer.path(self._state.step)
+        self._observe("on_checkpoint", path, best is not None and best.step == self._state.step)
+
+    def _write_checkpoint(self, num_reserved: int) -> None:
+        tensors, documents = self._snapshot.take(self._state)
+        self._checkpointer.save(
+            step=self._state.step,
+            tensors=tensors,
+            documents=documents,
+            best_step=None if self._state.best is None else self._state.best.step,
+            num_reserved=num_reserved,
+        )
+
+    def _rescue(self, error: Exception) -> None:
+        """Saves the last good state after an error. No collectives: the other ranks may be anywhere."""
+        try:
+            last_good = self._optimizer_step.last_good()
+            if last_good is not None:
+                self._state = last_good
+                self._means.reset()
+            is_new = self._start_step < self._state.step != self._saved_step
+            is_whole = not self._optimizer_step.is_updating and all_finite(self._trainable_state().values())
+            if self._accelerator.is_main_process and is_new and is_whole:
+                self._write_checkpoint(num_reserved=1)
+                _log.error("Training failed; step %d is saved.", self._state.step)
+        except Exception as second:
+            # The first error is the one to report; this one only says why there is no newer checkpoint.
+            _log.error("The state at the failure could not be saved (%s).", describe(second))
+        self._observe("on_exception", error)
+
+    def _observe(self, hook: str, *arguments: Any) -> None:
+        """Calls the callbacks and remembers if one of them asks for the end of the run."""
+        view = RunView(
+            state=self._state,
+            start_step=self._start_step,
+            max_steps=self._plan.total_steps,
+            num_epochs=self._plan.total_epochs,
+            seed=self._seed,
+            output_dir=self._output_dir,
+            model=self._model,
+            logger=self._logger,
+        )
+        with self._stopwatch.paused():
+            reason = self._observers.call(hook, view, *arguments)
+        self._requested_stop = self._requested_stop or reason
