@@ -111,8 +111,25 @@ def _ends_well(path: Path, image_format: str) -> bool:
         return b"IEND" in tail
     if image_format == "WEBP":
         return int.from_bytes(head[4:8], "little") + 8 <= size
-    # libheif parses the whole box structure when it opens the file.
-    return image_format in ("HEIF", "AVIF")
+    return image_format in ("HEIF", "AVIF") and _holds_its_boxes(path, size)
+
+
+def _holds_its_boxes(path: Path, size: int) -> bool:
+    """Whether the boxes of an ISO base media file (ISO/IEC 14496-12, 4.2) lie within it."""
+    position = 0
+    with path.open("rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(16)
+            length = int.from_bytes(header[:4], "big")
+            if length == 1:
+                length = int.from_bytes(header[8:16], "big")
+            if length == 0:  # up to the end of the file
+                return True
+            if len(header) < 8 or length < 8:
+                return False
+            position += length
+    return position == size
 
 
 def _read_memo(memo_file: Path | None) -> dict[str, Inspection]:

@@ -51,7 +51,8 @@ def photo_records(folder: Path, num_photos: int) -> tuple[list[Record], dict[str
     """Records of a fresh folder, and the hashes of their contents."""
     photo_folder(folder, num_photos, captions=False)
     records = [
-        Record(path=path, caption=f"caption of {path.stem}", id=path.name) for path in sorted(folder.glob("*.png"))
+        Record(path=path, caption=f"caption of {path.stem}", id=path.name)
+        for path in sorted(folder.glob("*.png"))
     ]
     return records, {record.id: sha256_file(record.path) for record in records}
 
@@ -78,6 +79,8 @@ class TinyEncoders:
 
     def text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         self.num_texts += len(prompts)
-        ids = torch.tensor([[*prompt.encode()[:5], *[0] * (5 - len(prompt.encode()[:5])), len(prompt)] for prompt in prompts])
+        ids = torch.tensor(
+            [[*prompt.encode()[:5], *[0] * (5 - len(prompt.encode()[:5])), len(prompt)] for prompt in prompts]
+        )
         hidden = self.words[ids % 256]
         return hidden, hidden.mean(dim=1)

@@ -1,17 +1,19 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from tests.data.pictures import noise_image, orientation_exif, quarters, truncate
 
 from src.data.images import load_image, parse_colour, prepare_variant, read_header
 from src.errors import UserError
+from tests.data.pictures import noise_image, orientation_exif, quarters, truncate
 
 TURNED = {1: (64, 32), 3: (64, 32), 6: (32, 64), 8: (32, 64)}
 # Corner that is red once the picture is upright, by EXIF orientation, as (x, y) shares.
 RED_CORNER = {1: (0.1, 0.1), 3: (0.9, 0.9), 6: (0.9, 0.1), 8: (0.1, 0.9)}
 
 
-def close(image: Image.Image, at: tuple[float, float], colour: tuple[int, int, int], tolerance: int = 12) -> bool:
+def close(
+    image: Image.Image, at: tuple[float, float], colour: tuple[int, int, int], tolerance: int = 12
+) -> bool:
     pixel = image.getpixel((int(at[0] * image.width), int(at[1] * image.height)))
     return bool(np.abs(np.subtract(pixel, colour)).max() <= tolerance)
 
@@ -80,7 +82,9 @@ def test_profiles_are_converted_to_srgb(tmp_path):
     exchanged = exchanged.replace("sRGB".encode("utf-16-be"), "tRGB".encode("utf-16-be"))
     exchanged = exchanged.replace(b"sRGB", b"tRGB")
     for name in ("a.png", "a.jpg", "a.heic"):
-        Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / name, icc_profile=bytes(exchanged), quality=95)
+        Image.new("RGB", (16, 16), (255, 0, 0)).save(
+            tmp_path / name, icc_profile=bytes(exchanged), quality=95
+        )
         assert close(load_image(tmp_path / name), (0.5, 0.5), (0, 0, 255), 25), name
         Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / name, icc_profile=profile, quality=95)
         assert close(load_image(tmp_path / name), (0.5, 0.5), (255, 0, 0)), name
