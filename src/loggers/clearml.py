@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.loggers.clearml_session import Mode, choose_mode, end_task, let_go, open_task, prepare_sdk
+from src.loggers.clearml_session import Mode, choose_mode, end_task, leave_behind, open_task, prepare_sdk
 from src.loggers.events import read_events
-from src.loggers.protocol import Logger, Point, Status, split_key
+from src.loggers.protocol import Logger, Number, Point, Status, split_key
 from src.loggers.redact import flatten
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class ClearmlLogger(Logger):
                 self._open(mode)
                 return
             except Exception as error:
+                leave_behind()
                 if self._offline is False:
                     raise
                 mode = Mode(online=False, reason=f"the server did not take the task ({error})")
@@ -104,7 +105,7 @@ class ClearmlLogger(Logger):
                 f"python -c \"from clearml import Task; Task.import_offline_session('{archive}')\""
             )
 
-    def log_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+    def log_scalars(self, scalars: Mapping[str, Number], step: int) -> None:
         """See `Logger`. NaN and infinities are told in the console: the SDK would draw them as 0."""
         reporter = self._task.get_logger()
         for key, value in scalars.items():
@@ -166,7 +167,9 @@ class ClearmlLogger(Logger):
 
         model = OutputModel(task=self._task, name=name, framework="PyTorch", config_dict=dict(metadata))
         # The SDK's default deletes the file, or all files of the folder, after sending.
-        model.update_weights(weights_filename=str(path), auto_delete_file=False, async_enable=False)
+        model.update_weights(
+            weights_filename=str(path), auto_delete_file=False, async_enable=False, update_comment=False
+        )
 
     def _upload(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         # A Path, as the SDK takes some strings for addresses and others for patterns.
@@ -182,7 +185,7 @@ class ClearmlLogger(Logger):
 
     def abandon(self) -> None:
         """See `Logger`."""
-        let_go()
+        leave_behind()
 
     def where(self) -> str:
         """The task's page; or the offline session and how to import it."""

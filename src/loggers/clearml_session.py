@@ -1,9 +1,11 @@
 """Opening and ending a ClearML task without the SDK's traps. Read with docs/clearml.md and its tests."""
 
 import atexit
+import functools
 import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ _UNWANTED = (
 )
 _FRAMEWORKS = dict.fromkeys(_UNWANTED.split(", "), False) | {"hydra": True, "detect_repository": True}
 
+_LONGEST_PAUSE = 30.0  # seconds between two attempts to send the same thing
+# Set when the current task is left behind: its threads are not to try any longer.
+_left_behind = threading.Event()
 # CLEARML_CACHE_DIR when it is ours and not the user's, so that the next run in this process can move it.
 _own_cache_dir: str | None = None
 
@@ -137,18 +142,23 @@ def open_task(
     from clearml import Task
     from clearml.binding.environ_bind import PatchOsFork
     from clearml.config.cache import SessionCache
+    from clearml.config.defs import PROC_MASTER_ID_ENV_VAR
     from clearml.utilities.check_updates import CheckPackageUpdates
 
     prepare_sdk()
+    # Set by a parent that had a task of its own: Task.init would return a stub that swallows everything.
+    PROC_MASTER_ID_ENV_VAR.pop()
     _place_cache(folder)
     SessionCache.SESSION_CACHE_FOLDER = str(folder)  # else ~/.clearml
     CheckPackageUpdates._package_version_checked = True  # else it calls an update server, offline as well
     _set_offline(not mode.online)
+    if mode.online:
+        _make_patient(Task._get_default_session())
     _redact_hydra()
     Task.set_random_seed(None)  # else it seeds random, numpy and torch of the whole process
     # What is installed instead of an analysis of all sources, which takes longer than a short run.
     Task.force_requirements_env_freeze(force=True)
-    task = Task.init(
+    task: Any = Task.init(
         project_name=project,
         task_name=task_name,
         tags=list(tags),
@@ -168,29 +178,91 @@ def open_task(
 
 
 def end_task(task: Any, *, status: Status, message: str, online: bool) -> None:
-    """Sends what is left, sets the status and closes. An offline session becomes a zip file."""
+    """Sends what is left, sets the status and closes. An offline session becomes a zip file.
+
+    Raises:
+        RuntimeError: the server did not take everything.
+    """
     task.flush(wait_for_uploads=True)
     if status != "completed":
-        if online:
-            if status == "failed":
-                task.mark_failed(status_reason="failed", status_message=message, force=True)
-            else:
-                task.mark_stopped(force=True, status_message=message)
-        else:
+        if not online:
             # An imported session always ends as completed; a tag still tells.
             task.add_tags([status])
+        elif status == "failed":
+            task.mark_failed(status_reason="failed", status_message=message, force=True)
+        else:
+            task.mark_stopped(force=True, status_message=message)
         # close() would call the task completed.
         task.mark_completed = _do_nothing
     task.close()
+    if online:
+        _confirm(task, "stopped" if status == "aborted" else status)
 
 
-def let_go() -> None:
-    """Takes the SDK's shutdown, which waits for the server without limit, off the end of the process."""
+def _confirm(task: Any, status: str) -> None:
+    """The SDK does not tell when the server is not there any more: asks it."""
+    ((told, _, _),) = task._get_tasks_status([task.id])
+    told = getattr(told, "value", told)
+    if told != status:
+        raise RuntimeError(f"the server did not confirm the end of the task ({told} instead of {status})")
+    if task.session.num_refused:
+        raise RuntimeError(f"the server refused {task.session.num_refused} batches of events")
+
+
+def leave_behind() -> None:
+    """Forgets a task that cannot be ended, at once: the next one starts afresh and the process can end.
+
+    The SDK's own shutdown waits for the server without limit, also when Python exits.
+    """
     from clearml import Task
+    from clearml.backend_interface.task.log import TaskHandler
+    from clearml.binding.hydra_bind import PatchHydra
 
+    global _left_behind  # noqa: PLW0603 (the SDK's main task is global as well)
+    _left_behind.set()
+    _left_behind = threading.Event()
     hook: Any = getattr(Task, "_Task__exit_hook", None)
     if hook is not None and hook._exit_callback is not None:
         atexit.unregister(hook._exit_callback)
+    reporter: Any = getattr(getattr(Task, "_Task__main_task", None), "_Task__reporter", None)
+    if reporter is not None:
+        atexit.unregister(reporter._handle_program_exit)
+    # logging.shutdown() closes all handlers that there ever were, and this one waits for its thread.
+    handlers: list[Any] = getattr(logging, "_handlerList")  # noqa: B009
+    handlers[:] = [reference for reference in handlers if not isinstance(reference(), TaskHandler)]
+    PatchHydra.update_current_task(None)
+    Task._reset_current_task_obj()
+    getattr(Task, "_Task__update_master_pid_task")(task=None)  # noqa: B009 (a private name of the SDK)
+
+
+def _make_patient(session: Any) -> None:
+    """Adds a pause after each failure to send, an end when the task is left behind, and a count of refusals.
+
+    The SDK tries for ever and, where the answer makes no sense, without any pause; events that the server
+    refuses it drops.
+    """
+    session.num_refused = 0
+    if hasattr(session.send, "__wrapped__"):
+        return
+
+    @functools.wraps(session.send)
+    def send(*arguments: Any, __send: Callable[..., Any] = session.send, **keywords: Any) -> Any:
+        left_behind = _left_behind
+        try:
+            answer = __send(*arguments, **keywords)
+            failures.num = 0
+            if getattr(arguments[0], "_action", "") == "add_batch" and not answer.ok():
+                session.num_refused += 1
+            return answer
+        except Exception:
+            failures.num = getattr(failures, "num", 0) + 1
+            if left_behind.wait(min(_LONGEST_PAUSE, 2.0**failures.num)):
+                # Not an Exception: those are what the SDK starts again after.
+                raise SystemExit from None
+            raise
+
+    failures = threading.local()
+    session.send = send
 
 
 def _do_nothing(*_: object, **__: object) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.loggers.protocol import Logger, Point, Status
+from src.loggers.protocol import Logger, Number, Point, Status
 
 _PATH_KINDS = {"image", "artifact", "model"}
 
@@ -64,7 +64,7 @@ class EventLogger(Logger, ABC):
     def handle(self, event: Event) -> None:
         """Takes one call."""
 
-    def log_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+    def log_scalars(self, scalars: Mapping[str, Number], step: int) -> None:
         """See `Logger`."""
         self.handle(Event(kind="scalars", arguments={"scalars": dict(scalars), "step": step}))
 

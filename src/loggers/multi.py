@@ -160,7 +160,8 @@ class _Guard:
             elif self._closing is not None:
                 break
         if is_open and not self._given_up and self._closing is not None:
-            self._close_failed = not self._call(self._logger.close, *self._closing)
+            closed = self._call(self._logger.close, *self._closing)
+            self._close_failed = self._close_failed or not closed
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> bool:
         """Calls a guest. Anything it throws, an attempt to end the process included, stops here."""

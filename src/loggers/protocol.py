@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Status = Literal["completed", "failed", "aborted"]
-Point = tuple[float, float] | list[float]
+# Whole numbers pass for floats in a type checker, not in one that looks while running.
+Number = float | int
+Point = tuple[Number, Number] | list[Number]
 
 
+@runtime_checkable
 class Logger(Protocol):
     """A place where a run's numbers, pictures and files go.
 
@@ -20,7 +23,7 @@ class Logger(Protocol):
         """Opens the session. Called once, before anything is logged, in the main process only."""
         return None
 
-    def log_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+    def log_scalars(self, scalars: Mapping[str, Number], step: int) -> None:
         """Logs numbers under "title/series" names at an optimiser step."""
 
     def log_image(self, title: str, series: str, path: Path, step: int) -> None:

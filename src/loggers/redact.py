@@ -9,7 +9,8 @@ _SECRET_KEY = re.compile(
     r"(^|_)(token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE
 )
 # https://user:password@host, https://token@host, and keys given in an address such as ?token=...
-_USER_IN_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@'\"]+@", re.IGNORECASE)
+# (Hydra writes a backslash before the colons of a sweep's overrides.)
+_USER_IN_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*\\?://)[^/\s@'\"]+@", re.IGNORECASE)
 _KEY_IN_ADDRESS = re.compile(
     r"([?&][^=&\s'\"]*(?:token|password|secret|signature|key)=)[^&\s'\"]+", re.IGNORECASE
 )

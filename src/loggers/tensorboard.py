@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.loggers.protocol import Logger, Point, Status
+from src.loggers.protocol import Logger, Number, Point, Status
 from src.loggers.redact import flatten
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TensorboardLogger(Logger):
 
         self._writer = SummaryWriter(str(self._folder), flush_secs=self._flush_seconds)
 
-    def log_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+    def log_scalars(self, scalars: Mapping[str, Number], step: int) -> None:
         """See `Logger`."""
         for key, value in scalars.items():
             self._open_writer.add_scalar(key, value, step)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.loggers.protocol import Logger, Point, Status
+from src.loggers.protocol import Logger, Number, Point, Status
 
 _INSTALL = (
     "It is optional: install it with `DARKROOM_EXTRAS=1 sh train_run.sh ...`, or leave out logger=wandb."
@@ -87,7 +87,7 @@ class WandbLogger(Logger):
     def _log(self, values: dict[str, Any], step: int) -> None:
         self._run.log({**values, "trainer/step": step})
 
-    def log_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+    def log_scalars(self, scalars: Mapping[str, Number], step: int) -> None:
         """See `Logger`."""
         self._log(dict(scalars), step)
 
