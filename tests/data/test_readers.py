@@ -34,11 +34,8 @@ def test_photos_with_captions(tmp_path):
 def test_captions_with_comments_blank_lines_bars_and_other_alphabets(tmp_path, encoding):
     photo_folder(tmp_path, 1, captions=False)
     noise_image(1).save(tmp_path / "мой файл.png")
-    (tmp_path / "captions.txt").write_bytes(
-        "# a comment\r\n\r\nIMG_0000.png | sksToy | on a bar \r\nмой файл.png|снимки sksToy\r\n".encode(
-            encoding
-        )
-    )
+    lines = ["# a comment", "", "IMG_0000.png | sksToy | on a bar ", "мой файл.png|снимки sksToy", ""]
+    (tmp_path / "captions.txt").write_bytes("\r\n".join(lines).encode(encoding))
     result = read_subject(path=tmp_path, placeholder="sksToy")
     assert result.problems == []
     assert {record.id: record.caption for record in result.records} == {
