@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import shutil
 import stat
@@ -123,7 +124,7 @@ def _checked(members: Iterator[_Member], archive_size: int, limits: Limits) -> d
     return chosen
 
 
-def _write(source: IO[bytes], member: _Member, folder: Path) -> None:
+def _write(source: IO[bytes] | io.BufferedIOBase, member: _Member, folder: Path) -> None:
     target = folder / member.name
     target.parent.mkdir(parents=True, exist_ok=True)
     left = member.size

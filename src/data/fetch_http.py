@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from src.errors import UserError
 from src.files import read_json, require_free_space, sha256_file, write_json_atomic
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 14  # small: of a cut connection at most this much is lost
 _MAX_REDIRECTS = 5
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src.data import fetch_http
+from src.data.fetch_http import FetchError, Retries, download, open_url, shown
+from tests.data.fetch_server import Server, serving
+
+CHUNK = fetch_http._CHUNK
+DATA = bytes(range(256)) * 4000
+QUICK = Retries(attempts=3, pause=0.01, connect_timeout=2.0, read_timeout=2.0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        running.files["/set.zip"] = DATA
+        yield running
+
+
+def fetch(server: Server, target: Path, *, path: str = "/set.zip", sha256: str | None = None) -> None:
+    url = server.url + path
+    download(lambda: url, target, source=url, sha256=sha256, retries=QUICK, progress=False)
+
+
+def test_download_is_whole_and_leaves_nothing_beside(server: Server, tmp_path: Path) -> None:
+    fetch(server, tmp_path / "a", sha256=hashlib.sha256(DATA).hexdigest())
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_cut_connection_is_resumed_where_it_ended(server: Server, tmp_path: Path) -> None:
+    server.cut_after["/set.zip"] = [36 * CHUNK, 12 * CHUNK]
+    fetch(server, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    starts = [range_header for _, range_header in server.seen]
+    assert starts[0] is None
+    assert [int(str(start)[6:-1]) for start in starts[1:]] == [36 * CHUNK, 48 * CHUNK]
+
+
+def test_a_later_call_resumes_as_well(server: Server, tmp_path: Path) -> None:
+    server.cut_after["/set.zip"] = [36 * CHUNK, 1, 1]
+    with pytest.raises(FetchError, match="3 attempts"):
+        fetch(server, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    server.seen.clear()
+    fetch(server, tmp_path / "a")
+    assert server.seen == [("/set.zip", f"bytes={36 * CHUNK}-")]
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("lacking", ["ranges", "validators"])
+def test_without_range_or_validator_it_starts_anew(server: Server, tmp_path: Path, lacking: str) -> None:
+    setattr(server, lacking, False)
+    server.cut_after["/set.zip"] = [36 * CHUNK]
+    fetch(server, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+def test_a_file_that_changed_meanwhile_is_not_mixed(server: Server, tmp_path: Path) -> None:
+    server.cut_after["/set.zip"] = [36 * CHUNK, 1, 1]
+    with pytest.raises(FetchError):
+        fetch(server, tmp_path / "a")
+    server.files["/set.zip"] = DATA[::-1]
+    fetch(server, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA[::-1]
+
+
+def test_passing_errors_are_tried_again(server: Server, tmp_path: Path) -> None:
+    server.failures["/set.zip"] = [500, 503]
+    fetch(server, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+def test_missing_is_final(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="answered 404"):
+        fetch(server, tmp_path / "a", path="/nothing.zip")
+    assert len(server.seen) == 1
+
+
+def test_a_wrong_hash_is_refused_and_nothing_kept(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="expected 00"):
+        fetch(server, tmp_path / "a", sha256="00" * 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:
+    server.redirects["/old"] = "/older"
+    server.redirects["/older"] = server.url + "/set.zip"
+    fetch(server, tmp_path / "a", path="/old")
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/x"])
+def test_redirects_to_other_schemes_are_refused(server: Server, tmp_path: Path, target: str) -> None:
+    server.redirects["/old"] = target
+    with pytest.raises(FetchError, match="no http"):
+        fetch(server, tmp_path / "a", path="/old")
+    assert not (tmp_path / "a").exists()
+
+
+def test_redirects_come_to_an_end(server: Server, tmp_path: Path) -> None:
+    server.redirects["/round"] = "/round"
+    with pytest.raises(FetchError, match="redirects"):
+        fetch(server, tmp_path / "a", path="/round")
+
+
+def test_no_step_down_from_https() -> None:
+    with pytest.raises(FetchError, match="from https"):
+        fetch_http._check_url("http://example.org/a", after="https://example.org/a")
+
+
+def test_the_limit_holds_with_and_without_a_length(server: Server, tmp_path: Path) -> None:
+    url = server.url + "/set.zip"
+    with pytest.raises(FetchError, match="limit"):
+        download(lambda: url, tmp_path / "a", source=url, max_bytes=1000, retries=QUICK, progress=False)
+
+
+def test_a_dead_server_is_named(tmp_path: Path) -> None:
+    with serving() as server:
+        url = server.url + "/set.zip"
+    with pytest.raises(FetchError, match=r"ConnectionError, 3 attempts"):
+        download(lambda: url, tmp_path / "a", source=url, retries=QUICK, progress=False)
+
+
+def test_secrets_in_addresses_are_not_shown(server: Server) -> None:
+    assert shown("https://user:word@example.org:8443/a/b.zip?token=1#x") == "https://example.org:8443/a/b.zip"
+    with pytest.raises(FetchError) as caught:
+        open_url("ftp://user:word@example.org/a?token=1", headers={}, retries=QUICK, stream=False)
+    assert "word" not in str(caught.value) and "token" not in str(caught.value)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.data import fetch_http, fetch_yandex
+from src.data.fetch_http import FetchError, Retries
+from src.data.fetch_yandex import download_public_file, is_yandex_link, list_public_files
+from tests.data.fetch_server import Server, serving
+
+LINK = "https://disk.yandex.ru/d/abc"
+QUICK = Retries(attempts=3, pause=0.01, connect_timeout=2.0, read_timeout=2.0)
+
+
+def serve_disk(server: Server, tree: dict[str, bytes]) -> None:
+    """Makes the server speak the API for a public folder; hrefs work once."""
+    hrefs = iter(range(1000))
+
+    def item(path: str, kind: str) -> dict[str, Any]:
+        entry: dict[str, Any] = {"type": kind, "name": path.rsplit("/", 1)[1], "path": path}
+        if kind == "file":
+            entry |= {"size": len(tree[path]), "sha256": hashlib.sha256(tree[path]).hexdigest()}
+        return entry
+
+    def resources(question: dict[str, str]) -> tuple[int, object]:
+        if question["public_key"] != LINK:
+            return 404, {"error": "DiskNotFoundError"}
+        folder = question.get("path", "/").rstrip("/") + "/"
+        below = [path for path in tree if path.startswith(folder)]
+        files = [item(path, "file") for path in below if "/" not in path[len(folder) :]]
+        names = sorted({path[len(folder) :].split("/")[0] for path in below if "/" in path[len(folder) :]})
+        items = [item(folder + name, "dir") for name in names] + files
+        start, limit = int(question["offset"]), int(question["limit"])
+        return 200, {"type": "dir", "name": "set", "_embedded": {"items": items[start : start + limit]}}
+
+    def address(question: dict[str, str]) -> tuple[int, object]:
+        place = f"/content/{next(hrefs)}"
+        server.files[place] = tree[question["path"]]
+        server.cut_after[place] = server.cut_after.pop("next", [])
+        return 200, {"href": server.url + place, "method": "GET", "templated": False}
+
+    server.answers["/v1/disk/public/resources"] = resources
+    server.answers["/v1/disk/public/resources/download"] = address
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://disk.yandex.ru/d/x",
+        "https://disk.yandex.com.tr/i/x",
+        "https://disk.360.yandex.ru/d/x",
+        "https://yadi.sk/d/x",
+        "https://www.disk.yandex.com/d/x",
+    ],
+)
+def test_links_are_recognised(link: str) -> None:
+    assert is_yandex_link(link)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://disk.yandex.evil.com/d/x",
+        "https://yadi.sk.example.org/",
+        "https://yandex.ru/",
+        "disk.yandex.ru",
+    ],
+)
+def test_other_addresses_are_not(link: str) -> None:
+    assert not is_yandex_link(link)
+
+
+def test_folders_are_walked_page_by_page(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_yandex, "_PAGE", 2)
+    tree = {f"/{k}.png": bytes([k]) * 9 for k in range(5)} | {"/in/ner/ä b.png": b"deep"}
+    serve_disk(server, tree)
+    api = server.url + "/v1/disk"
+    files = list_public_files(LINK, api=api, retries=QUICK)
+    assert [str(file.name) for file in files] == sorted(path[1:] for path in tree)
+    for file in files:
+        target = tmp_path / file.name
+        download_public_file(LINK, file, target, api=api, retries=QUICK, progress=False)
+        assert target.read_bytes() == tree[f"/{file.name}"]
+
+
+def test_a_new_address_is_asked_for_on_resume(server: Server, tmp_path: Path) -> None:
+    tree = {"/a.bin": bytes(range(256)) * 4000}
+    serve_disk(server, tree)
+    server.cut_after["next"] = [30 * fetch_http._CHUNK]
+    api = server.url + "/v1/disk"
+    (file,) = list_public_files(LINK, api=api, retries=QUICK)
+    download_public_file(LINK, file, tmp_path / "a.bin", api=api, retries=QUICK, progress=False)
+    assert (tmp_path / "a.bin").read_bytes() == tree["/a.bin"]
+    content = [entry for entry in server.seen if entry[0].startswith("/content")]
+    assert content == [("/content/0", None), ("/content/1", f"bytes={30 * fetch_http._CHUNK}-")]
+
+
+def test_unknown_links_and_bad_names(server: Server) -> None:
+    serve_disk(server, {"/..": b"evil"})
+    api = server.url + "/v1/disk"
+    with pytest.raises(FetchError, match="no such public link"):
+        list_public_files(LINK + "x", api=api, retries=QUICK)
+    with pytest.raises(FetchError, match="unusable name"):
+        list_public_files(LINK, api=api, retries=QUICK)
+
+
+def test_content_that_differs_from_the_listing_is_refused(server: Server, tmp_path: Path) -> None:
+    tree = {"/a.bin": b"listed"}
+    serve_disk(server, tree)
+    api = server.url + "/v1/disk"
+    (file,) = list_public_files(LINK, api=api, retries=QUICK)
+    tree["/a.bin"] = b"served"
+    with pytest.raises(FetchError, match="sha256"):
+        download_public_file(LINK, file, tmp_path / "a.bin", api=api, retries=QUICK, progress=False)
