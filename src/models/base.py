@@ -125,9 +125,10 @@ class DiffusionModel(ABC):
         self.noise_scheduler = DDPMScheduler.from_config(self.scheduler_config)
         self._weight_files = {name: list(files) for name, files in weight_files.items()}
         self._vae_copies: dict[torch.dtype, AutoencoderKL] = {}
-        if self.prediction_type not in get_args(PredictionType):
+        asked = self.noise_scheduler.config.prediction_type
+        if asked not in get_args(PredictionType):
             raise UserError(
-                f"The model's scheduler asks for prediction_type={self.prediction_type}, known are "
+                f"The model's scheduler asks for prediction_type={asked}, known are "
                 f"{', '.join(get_args(PredictionType))}. Use a model of one of these kinds."
             )
 

@@ -50,6 +50,10 @@ def _has(*parts: str) -> Callable[[Shapes], bool]:
     return lambda shapes: any(part in name for name in shapes for part in parts)
 
 
+def _starts(*starts: str) -> Callable[[Shapes], bool]:
+    return lambda shapes: any(name.startswith(starts) for name in shapes)
+
+
 def _dimension(key: str, axis: int, size: int) -> Callable[[Shapes], bool]:
     return lambda shapes: len(shapes.get(key, ())) > axis and shapes[key][axis] == size
 
@@ -68,7 +72,10 @@ _REFUSED: tuple[tuple[str, Callable[[Shapes], bool]], ...] = (
     ("Stable Diffusion 2.x", _dimension(_CROSS_SD, 1, 1024)),
     ("the SDXL refiner", _dimension(_CROSS_XL, 1, 1280)),
     ("a bare VAE", lambda s: "decoder.conv_in.weight" in s and "encoder.conv_in.weight" in s),
-    ("one part of a diffusers folder (give the folder itself)", _has("down_blocks.", "text_model.encoder")),
+    (
+        "one part of a diffusers folder (give the folder itself)",
+        _starts("down_blocks.", "encoder.", "text_model."),
+    ),
 )
 
 _REFUSED_CLASSES = {

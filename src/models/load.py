@@ -12,6 +12,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from src.errors import UserError
@@ -31,6 +32,8 @@ _ENCODERS: dict[Architecture, tuple[str, ...]] = {
     "sd15": ("text_encoder",),
     "sdxl": ("text_encoder", "text_encoder_2"),
 }
+# What the libraries raise for files that are damaged or of another kind.
+_LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SingleFileComponentError)
 _ENCODER_CLASSES = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
@@ -64,7 +67,8 @@ def load_model(
             f"another model.path."
         )
     variants = variants_to_try(variant, from_hub=not Path(path).exists())
-    with quiet_libraries():
+    # What their warnings speak of, weights missing or too many, is checked here.
+    with quiet_libraries(errors_only=True):
         parts = (
             _load_folder(place, found, variants, torch_dtype)
             if place.is_dir()
@@ -144,7 +148,7 @@ def _load_component(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except _LOAD_ERRORS as error:
         raise UserError(
             f"{folder} cannot be loaded: {str(error).strip().splitlines()[0]} Copy or download it again."
         ) from error
@@ -173,10 +177,13 @@ def _load_single_file(path: Path, architecture: Architecture, dtype: torch.dtype
             pipeline = pipeline_class.from_single_file(
                 str(path), config=str(folder), local_files_only=True, torch_dtype=dtype
             )
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except _LOAD_ERRORS as error:
             raise UserError(
                 f"{path} cannot be loaded: {str(error).strip().splitlines()[0]} Download or copy it again."
             ) from error
+    for part in (pipeline.unet, pipeline.vae, *(getattr(pipeline, name) for name in names)):
+        if missing := [name for name, tensor in part.named_parameters() if tensor.is_meta]:
+            raise UserError(f"{path} lacks weights, such as {missing[0]}. Download or copy it again.")
     encoders: dict[str, PreTrainedModel] = {name: getattr(pipeline, name) for name in names}
     configs = CONFIGS / architecture
     return {
@@ -220,7 +227,7 @@ def _load_vae(path: str, architecture: Architecture, variant: str | None) -> tup
     config = CONFIGS / architecture / "vae"
     try:
         vae = AutoencoderKL.from_single_file(str(place), config=str(config), local_files_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except _LOAD_ERRORS as error:
         raise UserError(
             f"{place} is no VAE for {architecture}: {str(error).strip().splitlines()[0]} Give another "
             "model.vae_path."
