@@ -1,0 +1,170 @@
+"""A killed and resumed run equals an unbroken one, bit for bit."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.callbacks.base import Callback, RunView
+from src.data.order import Position
+from src.errors import UserError
+from src.training.checkpoint import load_checkpoint
+from src.training.snapshot import Snapshot
+from src.training.state import TrainState
+from tests.training.tiny import Tiny, same
+
+
+class KillAt(Callback):
+    """Sends this process a signal after a step, as a scheduler would."""
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGTERM, times: int = 1) -> None:
+        self.step, self.number, self.times = step, number, times
+
+    def on_step_end(self, run: RunView) -> None:
+        if run.state.step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+class Losses(Callback):
+    """Keeps what is logged, without the timings."""
+
+    def __init__(self) -> None:
+        self.logged: dict[int, dict[str, float]] = {}
+
+    def on_log(self, run: RunView, scalars: dict[str, float]) -> None:
+        kept = {key: value for key, value in scalars.items() if not key.startswith("throughput/")}
+        self.logged[run.state.step] = kept
+
+
+def _outcome(run: Tiny) -> tuple[dict, dict]:
+    checkpoint = load_checkpoint(sorted(run.checkpoints.glob("step_*"))[-1])
+    return checkpoint.tensors["weights"], checkpoint.tensors["optimizer"]
+
+
+# (max_steps, num_epochs, accumulation, killed after): 14 images in batches of 4 are 4 micro-batches a pass.
+CASES = {
+    "mid-pass": (10, None, 1, 6),
+    "end of a pass": (10, None, 1, 4),
+    "accumulation across passes": (8, None, 3, 4),
+    "partial last group": (None, 2, 3, 2),
+    "first step": (3, None, 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_killed_and_resumed_equals_unbroken(tiny, case, num_workers) -> None:
+    max_steps, num_epochs, accumulation, killed_after = case
+    settings = {"max_steps": max_steps, "num_epochs": num_epochs, "accumulation": accumulation}
+    unbroken_losses, resumed_losses = Losses(), Losses()
+    unbroken = tiny("unbroken", **settings, callbacks=[unbroken_losses])
+    expected = unbroken.trainer().fit()
+
+    killed = tiny(
+        "killed", **settings, num_workers=num_workers, callbacks=[KillAt(killed_after), resumed_losses]
+    )
+    result = killed.trainer().fit()
+    assert (result.step, result.stop_reason, result.exit_code) == (killed_after, "signal SIGTERM", 143)
+    resumed = replace(killed, resume="auto", callbacks=[resumed_losses])
+    result = resumed.trainer().fit()
+
+    assert (result.step, result.stop_reason) == (expected.step, expected.stop_reason)
+    for left, right in zip(_outcome(unbroken), _outcome(resumed), strict=True):
+        assert same(left, right)
+    assert same(unbroken.weights(), resumed.weights())
+    assert resumed_losses.logged == unbroken_losses.logged
+
+
+@pytest.mark.parametrize("moved", [Position(pass_number=1, index=1), Position(pass_number=1, index=3)])
+def test_control_a_position_moved_by_one_micro_batch_is_noticed(tiny, monkeypatch, moved) -> None:
+    unbroken = tiny("unbroken")
+    unbroken.trainer().fit()
+    killed = tiny("killed", callbacks=[KillAt(6)])
+    killed.trainer().fit()
+    restore = Snapshot.restore
+
+    def moved_restore(self, checkpoint) -> TrainState:
+        state = restore(self, checkpoint)
+        assert state.position == Position(pass_number=1, index=2)
+        return replace(state, position=moved)
+
+    monkeypatch.setattr(Snapshot, "restore", moved_restore)
+    resumed = replace(killed, resume="auto", callbacks=())
+    resumed.trainer().fit()
+    assert not same(unbroken.weights(), resumed.weights())
+
+
+def test_a_second_resume_and_world_without_text_cache(tiny) -> None:
+    unbroken = tiny("unbroken", text=False, save_every=2)
+    unbroken.trainer().fit()
+    run = tiny("killed", text=False, callbacks=[KillAt(3)])
+    run.trainer().fit()
+    run = replace(run, resume="latest", callbacks=[KillAt(7, signal.SIGUSR1, times=2)])
+    assert run.trainer().fit().exit_code == 138
+    run = replace(run, resume="latest", callbacks=())
+    assert run.trainer().fit().step == 10
+    assert same(unbroken.weights(), run.weights())
+    assert {"table.weight"} < set(run.weights())
+
+
+def test_resumed_learning_rates_follow_the_formula_of_the_new_plan(tiny) -> None:
+    losses = Losses()
+    run = tiny(max_steps=4, log_every=1, callbacks=[losses])
+    run.trainer().fit()
+    replace(run, max_steps=8, resume="auto").trainer().fit()
+    rates = {step: scalars["lr/unet_lora"] for step, scalars in losses.logged.items()}
+
+    def formula(step: int, max_steps: int) -> float:
+        cosine = 0.5 * (
+            1 + torch.cos(torch.tensor(torch.pi * (step - 2) / (max_steps - 2), dtype=torch.float64))
+        )
+        return 1e-2 * ((step + 1) / 2 if step < 2 else cosine.item())
+
+    expected = {step + 1: formula(step, 4 if step < 4 else 8) for step in range(8)}
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert losses.logged[5]["lr/text_encoder"] == pytest.approx(expected[5] / 10)
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny, held_out) -> None:
+    run = tiny(max_steps=4, held_out=held_out)
+    first = run.trainer().fit()
+    manifest = (first.checkpoint / "manifest.json").read_bytes()
+    weights = {name: tensor.clone() for name, tensor in run.weights().items()}
+    again = replace(run, resume="auto")
+    second = again.trainer().fit()
+    assert (second.step, second.best, second.stop_reason) == (4, first.best, "max_steps")
+    assert (first.checkpoint / "manifest.json").read_bytes() == manifest
+    assert same(weights, again.weights())
+
+
+def test_a_run_that_cannot_be_continued_is_refused(tiny) -> None:
+    run = tiny(max_steps=2, must_match={"seed": 0, "base": "abc"})
+    run.trainer().fit()
+    with pytest.raises(UserError, match=r"base \(then abc, now xyz\)"):
+        replace(run, resume="auto", must_match={"seed": 0, "base": "xyz"}).trainer().fit()
+    with pytest.raises(UserError, match=r"optimizer \(then AdamW, now SGD\)"):
+        replace(run, resume="auto", algorithm=torch.optim.SGD).trainer().fit()
+
+
+def test_resume_from_another_run_folder_looks_for_its_own_best(tiny, held_out) -> None:
+    source = tiny("source", max_steps=2, held_out=held_out)
+    assert source.trainer().fit().best is not None
+    run = tiny("other", max_steps=4, held_out=held_out, resume=str(source.folder))
+    result = run.trainer().fit()
+    assert result.step == result.best.step == 4
+    assert result.best_checkpoint.parent == run.checkpoints
+    with pytest.raises(UserError, match="already holds checkpoints"):
+        run.trainer().fit()
+
+
+def test_metrics_survive_in_json(tiny: Callable[..., Tiny]) -> None:
+    run = tiny(max_steps=4, log_every=3)
+    path: Path = run.trainer().fit().checkpoint
+    loop = json.loads((path / "loop.json").read_text())
+    assert loop["means"]["count"] == 0, "the last interval was logged at the end"
