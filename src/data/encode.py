@@ -125,7 +125,7 @@ class EncodedDataset:
 
         Args:
             progress: Called with (done, total) after each image or prompt.
-            rank: Encodes only every `world_size`-th image and prompt, from this one on. The caller lets the
+            rank: Encodes only every `world_size`-th record, from this one on. The caller lets the
                 ranks wait for each other.
             world_size: Number of processes that share the work.
 
@@ -135,8 +135,8 @@ class EncodedDataset:
         Raises:
             UserError: an image cannot be decoded, or the disk cannot hold the entries.
         """
-        images = self._missing_images()[rank::world_size]
-        texts = self._missing_texts()[rank::world_size]
+        images = self._missing_images(self.records[rank::world_size])
+        texts = self._missing_texts(self.records[rank::world_size])
         total = sum(len(numbers) for _, numbers in images) + len(texts)
         for done, _ in enumerate(self._fill_all(images, texts), start=1):
             if progress is not None:
@@ -159,14 +159,14 @@ class EncodedDataset:
             self._encode_caption(text)
             yield
 
-    def _missing_images(self) -> list[tuple[Record, list[int]]]:
+    def _missing_images(self, records: Sequence[Record]) -> list[tuple[Record, list[int]]]:
         """Records with the variants that the cache lacks; copies of an image are listed once."""
         cache = self.reader.latent_cache
         if cache is None:
             return []
         seen: set[str] = set()
         missing = []
-        for record in self.records:
+        for record in records:
             keys = {n: self.reader.latent_key(record.id, n) for n in range(self.reader.num_variants)}
             numbers = [n for n, key in keys.items() if key not in seen and not cache.has(key)]
             seen.update(keys.values())
@@ -174,14 +174,12 @@ class EncodedDataset:
                 missing.append((record, numbers))
         return missing
 
-    def _missing_texts(self) -> list[str]:
+    def _missing_texts(self, records: Sequence[Record]) -> list[str]:
         """Captions that the cache lacks; the empty one is always wanted, for caption dropout and guidance."""
         cache = self.reader.text_cache
         if cache is None:
             return []
-        return [
-            text for text in dict.fromkeys(["", *(r.caption for r in self.records)]) if not cache.has(text)
-        ]
+        return [text for text in dict.fromkeys(["", *(r.caption for r in records)]) if not cache.has(text)]
 
     def _decoded(
         self, images: list[tuple[Record, list[int]]]

@@ -8,6 +8,8 @@ from src.data.inspection import Inspection, inspect_files
 from src.data.records import ReadResult, Record
 from src.errors import DatasetProblems
 
+# Warnings of one kind that are listed; problems always are, all of them.
+_MAX_LISTED = 10
 _FORMATS_OF_SUFFIX = {
     ".jpg": ("JPEG", "MPO"),
     ".jpeg": ("JPEG", "MPO"),
@@ -80,7 +82,9 @@ def check_dataset(
         )
     inspections = inspect_files((record.path for record in result.records), memo_file=memo_file)
     seen = {record.id: inspections[record.path] for record in result.records}
-    by_path = {record.path: record.id for record in reversed(result.records)}
+    by_path: dict[Path, str] = {}
+    for record in result.records:
+        by_path.setdefault(record.path, record.id)
     problems += [
         f"{id}: {inspections[path].problem}" for path, id in by_path.items() if inspections[path].problem
     ]
@@ -148,20 +152,25 @@ def _image_warnings(
 def _summary(names: list[str], what: str) -> list[str]:
     if not names:
         return []
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return [f"{len(names)} images {what}: {', '.join(names[:5])}{more}."]
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return [f"{len(names)} images {what}: {', '.join(names[:_MAX_LISTED])}{more}."]
 
 
 def _token_warnings(records: list[Record], count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
     warnings = []
     for record in records:
+        # A token is at least a byte, and two mark start and end: most captions need no counting.
+        if len(record.caption.encode()) + 2 <= max_tokens:
+            continue
         num_tokens = count_tokens(record.caption)
         if num_tokens > max_tokens:
             lost = _lost_text(record.caption, count_tokens, max_tokens)
             warnings.append(
                 f"{record.id}: the caption has {num_tokens} tokens, {max_tokens} fit. Not seen: {lost!r}."
             )
-    return warnings
+    num_more = len(warnings) - _MAX_LISTED
+    more = [f"{num_more} more captions have over {max_tokens} tokens."] if num_more > 0 else []
+    return warnings[:_MAX_LISTED] + more
 
 
 def _lost_text(caption: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:

@@ -48,6 +48,9 @@ def test_all_problems_are_listed_at_once(tmp_path):
     ):
         assert any(part in problem for problem in problems), part
     assert all("\n" not in problem for problem in problems)
+    assert [problem[:12] for problem in problems if problem.startswith("IMG")] == [
+        f"IMG_000{number}.png" for number in (1, 2, 3)
+    ]
 
 
 @pytest.mark.parametrize("num_photos", [1, 2])
@@ -90,6 +93,13 @@ def test_long_captions_are_warned_about_with_what_is_lost(tmp_path):
     (tmp_path / "captions.txt").write_text("IMG_0000.png|sksToy a b c d e\nIMG_0001.png|sksToy\n")
     seen = report(tmp_path, count_tokens=lambda text: len(text.split()) + 2, max_tokens=6)
     assert seen.warnings == ["IMG_0000.png: the caption has 8 tokens, 6 fit. Not seen: 'd e'."]
+
+
+def test_many_long_captions_do_not_flood_the_log(tmp_path):
+    photo_folder(tmp_path, 14)
+    seen = report(tmp_path, count_tokens=lambda text: len(text.split()) + 2, max_tokens=4)
+    assert len(seen.warnings) == 11
+    assert seen.warnings[-1] == "4 more captions have over 4 tokens."
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "heic", "tiff"])
