@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.data.data_manager import PROJECT_ROOT, DataManager, prepare
+from src.data.fetch_http import Retries
+from src.errors import UserError
+from tests.data.fetch_server import Server, serving
+from tests.data.test_fetch_archives import content, make_tar, make_zip
+from tests.data.test_fetch_yandex import LINK, serve_disk
+
+PHOTOS = {f"IMG_{k}.HEIC": bytes([k]) * 100 for k in range(4)} | {"captions.txt": b"IMG_0.HEIC|a toy\n"}
+QUICK = Retries(attempts=2, pause=0.01, connect_timeout=2.0, read_timeout=2.0)
+
+
+def run(*command: str, cwd: Path) -> None:
+    subprocess.run(
+        command, cwd=cwd, check=True, capture_output=True, env=os.environ | {"DVC_NO_ANALYTICS": "1"}
+    )
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small repository laid out like this one: data/demo and assets/pocket in a folder remote."""
+    root = tmp_path_factory.mktemp("origin")
+    write(root / "data" / "demo", PHOTOS)
+    write(root / "assets" / "pocket", {"sd15/model_index.json": b"{}", "dino.bin": b"d" * 50})
+    dvc = (sys.executable, "-m", "dvc")
+    run("git", "init", "-q", cwd=root)
+    run(*dvc, "init", "-q", cwd=root)
+    shutil.copy(PROJECT_ROOT / ".dvc" / "config", root / ".dvc" / "config")
+    run(*dvc, "add", "-q", "data/demo", "assets/pocket", cwd=root)
+    run(*dvc, "push", "-q", cwd=root)
+    run("git", "add", "-A", cwd=root)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "all", cwd=root)
+    return root
+
+
+@pytest.fixture
+def clone(origin: Path, tmp_path: Path) -> Path:
+    run("git", "clone", "-q", str(origin), str(tmp_path / "clone"), cwd=tmp_path)
+    return tmp_path / "clone"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+def manager(root: Path, **settings: Any) -> DataManager:
+    return DataManager(root=root, progress=False, retries=QUICK, **settings)
+
+
+def test_a_fresh_clone_gets_the_demo_set_and_the_pocket(clone: Path) -> None:
+    assert not (clone / "data" / "demo").exists()
+    assert manager(clone).download_data() is True
+    assert content(clone / "data" / "demo") == PHOTOS
+    assert (clone / "assets" / "pocket" / "dino.bin").exists()
+    assert manager(clone).ensure() == "present and verified"
+    status = subprocess.run(
+        ["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True
+    )
+    assert not [line for line in status.stdout.splitlines() if "darkroom" not in line]
+
+
+def test_a_copy_without_git_works_as_well(clone: Path) -> None:
+    shutil.rmtree(clone / ".git")
+    assert manager(clone).ensure() == "pulled by DVC and verified"
+    assert content(clone / "data" / "demo") == PHOTOS
+
+
+def test_a_second_start_needs_neither_dvc_nor_torch_and_is_quick(clone: Path) -> None:
+    manager(clone).ensure()
+    program = (
+        "import sys, time; from pathlib import Path; from src.data.data_manager import DataManager\n"
+        f"start = time.perf_counter(); assert DataManager(root=Path({str(clone)!r})).download_data()\n"
+        "print(time.perf_counter() - start, {'dvc', 'torch', 'requests'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+    )
+    took, loaded = done.stdout.split(" ", 1)
+    assert float(took) < 0.3
+    assert loaded.strip() == "set()"
+
+
+def test_removed_files_come_back(clone: Path) -> None:
+    manager(clone).ensure()
+    (clone / "data" / "demo" / "IMG_2.HEIC").unlink()
+    assert manager(clone).ensure() == "pulled by DVC and verified"
+    assert content(clone / "data" / "demo") == PHOTOS
+
+
+def test_touched_files_are_verified_anew(clone: Path) -> None:
+    manager(clone).ensure()
+    os.utime(clone / "data" / "demo" / "IMG_2.HEIC", (1, 1))
+    assert manager(clone).ensure() == "present, every file verified"
+    assert manager(clone).ensure() == "present and verified"
+
+
+def test_changed_files_are_named_and_left_alone(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manager(clone).ensure()
+    (clone / "data" / "demo" / "IMG_2.HEIC").write_bytes(b"mine")
+    assert manager(clone).download_data() is False
+    assert "IMG_2.HEIC changed" in caplog.text
+    assert "dvc checkout --force" in caplog.text
+    assert (clone / "data" / "demo" / "IMG_2.HEIC").read_bytes() == b"mine"
+
+
+def test_a_users_own_file_is_not_removed_by_a_repair(clone: Path) -> None:
+    manager(clone).ensure()
+    (clone / "data" / "demo" / "IMG_2.HEIC").unlink()
+    (clone / "data" / "demo" / "mine.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"mine\.png"):
+        manager(clone).ensure()
+    assert (clone / "data" / "demo" / "mine.png").exists()
+
+
+def test_when_dvc_fails_the_url_is_tried(clone: Path, server: Server, tmp_path: Path) -> None:
+    shutil.rmtree(clone / "assets" / "dvc-remote")
+    archive = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    server.files["/set.zip"] = archive
+    mine = manager(clone, url=server.url + "/set.zip", companions=())
+    assert mine.ensure() == "downloaded and verified"
+    assert content(clone / "data" / "demo") == PHOTOS
+    assert sorted(
+        entry.name for entry in (clone / "data").iterdir() if not entry.name.startswith(".demo")
+    ) == [
+        ".gitignore",
+        "demo",
+        "demo.dvc",
+    ]
+
+
+def test_when_all_fail_each_reason_is_named(clone: Path, server: Server) -> None:
+    shutil.rmtree(clone / "assets" / "dvc-remote")
+    with pytest.raises(UserError) as caught:
+        manager(clone, url=server.url + "/none.zip", companions=()).ensure()
+    message = str(caught.value)
+    assert "DVC: " in message
+    assert "404" in message
+    assert "\n" not in message
+    assert not (clone / "data" / "demo").exists()
+
+
+def test_a_missing_companion_is_an_error(clone: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.dvc"):
+        manager(clone, companions=["assets/nothing.dvc"])
+
+
+def test_a_folder_of_the_user_is_taken_as_it_is(clone: Path, tmp_path: Path) -> None:
+    write(tmp_path / "photos", {"a.png": b"1"})
+    mine = manager(clone, path=tmp_path / "photos")
+    assert mine.ensure() == "present, taken as it is"
+    assert not (clone / "data" / "demo").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["clone", "photos"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_missing_or_empty_folder_says_what_to_do(clone: Path, tmp_path: Path, is_there: bool) -> None:
+    path = tmp_path / "no" / "photos"
+    if is_there:
+        path.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"(does not exist|is empty).*dataset\.path or dataset\.url"):
+        manager(clone, path=path).ensure()
+    assert path.exists() == is_there
+    assert (tmp_path / "no").exists() == is_there
+
+
+def test_an_archive_is_downloaded_once(clone: Path, server: Server, tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "x", {f"top/{name}": data for name, data in PHOTOS.items()}).read_bytes()
+    server.files["/set.tar.gz"] = archive
+    settings = {
+        "path": tmp_path / "mine",
+        "url": server.url + "/set.tar.gz",
+        "sha256": hashlib.sha256(archive).hexdigest(),
+    }
+    assert manager(clone, **settings).ensure() == "downloaded and verified"
+    assert content(tmp_path / "mine") == PHOTOS
+    assert manager(clone, **settings).ensure() == "present and verified"
+    assert len(server.seen) == 1
+    (tmp_path / "mine" / "IMG_1.HEIC").unlink()
+    with pytest.raises(UserError, match=r"IMG_1\.HEIC missing or changed"):
+        manager(clone, **settings).ensure()
+    with pytest.raises(UserError, match="IMG_1"):
+        manager(clone, path=tmp_path / "mine").ensure()
+
+
+def test_another_sha256_than_the_one_downloaded(clone: Path, server: Server, tmp_path: Path) -> None:
+    server.files["/set.zip"] = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    url = server.url + "/set.zip"
+    with pytest.raises(UserError, match="sha256"):
+        manager(clone, path=tmp_path / "mine", url=url, sha256="00" * 32).ensure()
+    assert not (tmp_path / "mine").exists()
+    manager(clone, path=tmp_path / "mine", url=url).ensure()
+    with pytest.raises(UserError, match="another archive"):
+        manager(clone, path=tmp_path / "mine", url=url, sha256="00" * 32).ensure()
+
+
+def test_an_archive_on_this_machine(clone: Path, tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "x.zip", PHOTOS)
+    assert manager(clone, path=tmp_path / "mine", url=str(archive)).ensure() == "downloaded and verified"
+    assert content(tmp_path / "mine") == PHOTOS
+    assert archive.exists()
+
+
+def test_yandex_folder_and_file(clone: Path, server: Server, tmp_path: Path) -> None:
+    serve_disk(server, {f"/{name}": data for name, data in PHOTOS.items()})
+    api = server.url + "/v1/disk"
+    mine = manager(clone, path=tmp_path / "mine", url=LINK, yandex_api=api)
+    assert mine.ensure() == "downloaded and verified"
+    assert content(tmp_path / "mine") == PHOTOS
+    archive = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    server.files["/x"] = archive
+    server.answers["/v1/disk/public/resources"] = lambda _: (200, {"type": "file", "name": "x.zip"})
+    server.answers["/v1/disk/public/resources/download"] = lambda _: (200, {"href": server.url + "/x"})
+    other = manager(clone, path=tmp_path / "other", url=LINK, yandex_api=api)
+    assert other.ensure() == "downloaded and verified"
+    assert content(tmp_path / "other") == PHOTOS
+
+
+def test_two_at_once_download_once(clone: Path, server: Server, tmp_path: Path) -> None:
+    server.files["/set.zip"] = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    url, results = server.url + "/set.zip", []
+
+    def bring() -> None:
+        results.append(manager(clone, path=tmp_path / "mine", url=url).ensure())
+
+    threads = [threading.Thread(target=bring) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["downloaded and verified"] + ["present and verified"] * 3
+    assert len(server.seen) == 1
+
+
+def test_prepare_says_one_line(clone: Path) -> None:
+    start = time.perf_counter()
+    line = prepare(manager(clone))
+    assert "pulled by DVC and verified; 5 files" in line
+    assert "\n" not in line
+    assert time.perf_counter() - start < 10
