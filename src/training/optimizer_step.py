@@ -135,8 +135,9 @@ class OptimizerStep:
             # DDP averages over ranks, we divide by the samples of all of them.
             scaled = loss.total * (self._accelerator.num_processes / num_samples)
             if self._accelerator.scaler is not None:
-                # The scaler decides on its own which steps to skip: what is latched must look bad to it.
-                scaled = torch.where(self._bad_step >= 0, torch.nan, scaled)
+                # The scaler decides on its own which steps to skip: what is latched must look bad to it. A
+                # product, because torch.where would give the loss a gradient of zero, not of NaN.
+                scaled = scaled * torch.where(self._bad_step >= 0, torch.nan, 1.0)
             self._accelerator.backward(scaled)
         return loss
 

@@ -218,22 +218,22 @@ class Trainer:
         )
         self._stopwatch.add(num_samples)
         self._observe("on_step_end")
-        step = self._state.step
-        if is_due(step, self._plan.log_every):
+        step, is_end = self._state.step, self._plan.end_reason(self._state) is not None
+        if is_end or is_due(step, self._plan.log_every):
             self._log_scalars(rates)
-        is_best = is_due(step, self._plan.validate_every) and self._validate()
-        if is_best or is_due(step, self._plan.save_every):
-            self._save()
+        is_best = (is_end or is_due(step, self._plan.validate_every)) and self._validate()
+        if is_best or is_end or is_due(step, self._plan.save_every):
+            self._save(num_reserved=1 if is_end else 2)
 
     def _end(self, reason: str) -> TrainResult:
         is_interrupted = self._signals.received is not None and reason.startswith("signal")
+        is_best = False
+        # A callback may have ended the run at a step at which nothing else was due.
         if not is_interrupted and self._state.step > 0:
             if self._means.count > 0:
-                rates = {group["name"]: group["lr"] for group in self._optimizer.param_groups}
-                self._log_scalars(rates)
-            if self._validated_step != self._state.step:
-                self._validate()
-        if self._state.step > 0:
+                self._log_scalars({group["name"]: group["lr"] for group in self._optimizer.param_groups})
+            is_best = self._validated_step != self._state.step and self._validate()
+        if self._state.step > 0 and (is_best or self._saved_step != self._state.step):
             self._save(num_reserved=1)
         best = self._state.best
         result = TrainResult(
@@ -269,6 +269,7 @@ class Trainer:
             return False
         self._optimizer_step.check()
         step, failure, tables, started = self._state.step, None, [], time.monotonic()
+        self._validated_step = step
         with self._stopwatch.paused():
             try:
                 tables = self._validator.measure()
@@ -279,7 +280,6 @@ class Trainer:
                 self._observers.mark("validation", step, failure)
                 return False
             result = self._validator.combine(tables, step=step, started=started)
-        self._validated_step = step
         self._losses.update({"loss/validation": result.loss, "loss/train_probe": result.train_loss})
         best = self._state.best
         is_best = math.isfinite(result.loss) and (best is None or result.loss < best.value)
@@ -289,8 +289,6 @@ class Trainer:
         return is_best
 
     def _save(self, *, num_reserved: int = 2) -> None:
-        if self._saved_step == self._state.step:
-            return
         self._optimizer_step.check()
         failure = None
         with self._stopwatch.paused():

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,7 @@ class Tiny:
     seed: int = 0
     callbacks: Sequence[Callback] = ()
     must_match: Mapping[str, Any] = field(default_factory=dict)
-    algorithm: Callable[..., torch.optim.Optimizer] = partial(torch.optim.AdamW, weight_decay=0.01)
+    algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     accelerator: Accelerator | None = None
     max_grad_norm: float | None = 1.0
     denoiser: TinyDenoiser = field(init=False)

@@ -1,0 +1,171 @@
+"""Observers do not touch: losses are bit-identical with and without them, whatever they do."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from src.callbacks.base import Callback
+from src.training.state import StopRequest
+from tests.training.test_resume import Losses
+from tests.training.tiny import same
+
+
+class Rude(Callback):
+    """Does in every hook all that an observer can do to a run by accident."""
+
+    def _act(self, run):
+        torch.manual_seed(1)
+        np.random.seed(1)
+        random.seed(1)
+        run.model.eval()
+        run.model.requires_grad_(False)
+        torch.set_grad_enabled(False)
+        run.model(
+            torch.randn(2, 4, 3, 5),
+            torch.tensor([1, 2]),
+            hidden=torch.randn(2, 3, 6),
+            original_sizes=torch.ones(2, 2, dtype=torch.int64),
+            crop_top_lefts=torch.ones(2, 2, dtype=torch.int64),
+            target_sizes=torch.ones(2, 2, dtype=torch.int64),
+        )
+
+    on_fit_start = on_step_end = _act
+
+    def on_log(self, run, scalars):
+        self._act(run)
+        scalars.clear()
+
+    def on_validation_end(self, run, result):
+        self._act(run)
+
+    def on_checkpoint(self, run, path, is_best):
+        self._act(run)
+        raise RuntimeError("the tracker is down")
+
+
+class Backward(Callback):
+    """Leaves gradients behind."""
+
+    def on_step_end(self, run):
+        for parameter in run.model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.ones_like(parameter)
+
+
+@pytest.mark.parametrize("callbacks", [[Rude()], [Backward()], [Rude(), Backward(), Rude()]])
+def test_losses_are_bit_identical_with_and_without(tiny, held_out, callbacks) -> None:
+    settings = {"held_out": held_out, "validate_every": 3, "save_every": 2, "log_every": 1}
+    plain_losses, observed_losses = Losses(), Losses()
+    plain = tiny("plain", **settings, callbacks=[plain_losses])
+    observed = tiny("observed", **settings, callbacks=[observed_losses, *callbacks])
+    expected, result = plain.trainer().fit(), observed.trainer().fit()
+    assert plain_losses.logged == observed_losses.logged
+    assert same(plain.weights(), observed.weights())
+    assert result.best == expected.best
+    assert torch.is_grad_enabled()
+
+
+def test_the_control_a_callback_that_changes_weights_is_seen(tiny) -> None:
+    class Meddler(Callback):
+        def on_step_end(self, run):
+            with torch.no_grad():
+                run.model.out.weight += 1e-7
+
+    plain, touched = tiny("plain"), tiny("touched", callbacks=[Meddler()])
+    plain.trainer().fit()
+    touched.trainer().fit()
+    assert not same(plain.weights(), touched.weights())
+
+
+class Broken(Callback):
+    def on_log(self, run, scalars):
+        raise ValueError(f"cannot draw\nat step {run.state.step}")
+
+    def on_fit_end(self, run, result):
+        raise torch.OutOfMemoryError("while sampling")
+
+
+def test_a_callback_that_fails_is_marked_and_training_goes_on(tiny, caplog) -> None:
+    result = tiny(callbacks=[Broken()], max_steps=6, log_every=3).trainer().fit()
+    assert result.step == 6
+    assert result.failures == (
+        "callback Broken.on_log at step 3: ValueError: cannot draw",
+        "callback Broken.on_log at step 6: ValueError: cannot draw",
+        "callback Broken.on_fit_end at step 6: OutOfMemoryError: while sampling",
+    )
+    assert "is skipped; training goes on" in caplog.text
+
+
+def test_a_stop_request_ends_the_run_at_the_boundary(tiny, held_out) -> None:
+    class OnLog(Callback):
+        def on_log(self, run, scalars):
+            return StopRequest("enough") if run.state.step >= 4 else None
+
+    result = tiny(held_out=held_out, callbacks=[OnLog()], log_every=2).trainer().fit()
+    assert (result.step, result.stop_reason, result.exit_code) == (4, "callback OnLog: enough", 0)
+    assert result.checkpoint.name == "step_00000004"
+    assert result.best.step == 4, "the end is validated"
+
+
+def test_hooks_come_in_order(tiny, held_out) -> None:
+    calls = []
+
+    class Recorder(Callback):
+        def on_fit_start(self, run):
+            calls.append(f"start {run.state.step}/{run.max_steps}")
+
+        def on_step_end(self, run):
+            calls.append(f"step {run.state.step}")
+
+        def on_log(self, run, scalars):
+            calls.append("log")
+            assert set(scalars) == {
+                "loss/train",
+                "grad_norm/total",
+                "grad_norm/unet_lora",
+                "grad_norm/text_encoder",
+                "lr/unet_lora",
+                "lr/text_encoder",
+                "throughput/images_per_second",
+                "throughput/seconds_per_step",
+            }
+            assert all(np.isfinite(list(scalars.values())))
+
+        def on_validation_end(self, run, result):
+            calls.append(f"validation {result.step} best {run.state.best.step}")
+
+        def on_checkpoint(self, run, path, is_best):
+            calls.append(f"{path.name[-1]} {is_best}")
+
+        def on_fit_end(self, run, result):
+            calls.append(f"end {result.stop_reason}")
+
+    result = (
+        tiny(
+            callbacks=[Recorder()],
+            held_out=held_out,
+            max_steps=3,
+            log_every=2,
+            validate_every=2,
+            save_every=1,
+        )
+        .trainer()
+        .fit()
+    )
+    assert result.failures == ()
+    assert calls == [
+        "start 0/3",
+        "step 1",
+        "1 False",
+        "step 2",
+        "log",
+        "validation 2 best 2",
+        "2 True",
+        "step 3",
+        "log",
+        "validation 3 best 3",
+        "3 True",
+        "end max_steps",
+    ]
