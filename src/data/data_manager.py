@@ -121,6 +121,12 @@ class DataManager:
             # Another process may have brought it while this one waited.
             return self._found_quickly() or self._bring()
 
+    def verified_by(self) -> str | None:
+        """The hash that the data was verified by: DVC's, or the archive's; None for a user's own folder."""
+        manifest = self._manifest()
+        found = manifest.get("digest") or manifest.get("sha256")
+        return found if isinstance(found, str) else None
+
     def _found_quickly(self) -> str | None:
         """What is known without DVC and without reading the files.
 
@@ -283,14 +289,21 @@ class DataManager:
         write_json_atomic(self._manifest_path(), {"files": files, **what})
 
 
-def prepare(manager: DataManager) -> str:
+def prepare(manager: DataManager, *, report: Path | None = None) -> str:
     """What `train.py -cn prepare` does: makes the data present and says so in one line.
+
+    Args:
+        manager: of the dataset.
+        report: where to write, as JSON, what is there: names, sizes, and the hash it was verified by. Its
+            content depends on the data only, so DVC's next stages run again only when the data changed.
 
     Raises:
         UserError: it could not be made present.
     """
     start = time.perf_counter()
     how = manager.ensure()
-    sizes = [file.stat().st_size for file in files_below(manager.path).values()]
+    sizes = {name: file.stat().st_size for name, file in files_below(manager.path).items()}
+    if report is not None:
+        write_json_atomic(report, {"files": sizes, "verified_by": manager.verified_by()})
     took = time.perf_counter() - start
-    return f"{manager.path}: {how}; {len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB ({took:.1f} s)"
+    return f"{manager.path}: {how}; {len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB ({took:.1f} s)"
