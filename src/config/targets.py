@@ -58,7 +58,19 @@ SLOTS = {
                 "src.callbacks.model_upload.ModelUploadCallback",
             }
         ),
-        runtime=frozenset({"prompts", "negative_prompt", "held_out", "load_image", "dino", "clip"}),
+        runtime=frozenset(
+            {
+                "prompts",
+                "clip_prompts",
+                "negative_prompt",
+                "resolution",
+                "held_out",
+                "held_out_captions",
+                "load_image",
+                "dino",
+                "clip",
+            }
+        ),
     ),
     "logger": Slot(
         targets=frozenset(
@@ -129,9 +141,7 @@ def resolve(slot: str, block: dict[str, Any]) -> tuple[Callable[..., Any], dict[
 
 def _check_target(slot: str, key: str, block: Any) -> None:
     if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
-        raise UserError(
-            f"{key} must be a block with a _target_, not {block!r}."
-        )
+        raise UserError(f"{key} must be a block with a _target_, not {block!r}.")
     target, allowed = block["_target_"], SLOTS[slot].targets
     if target not in allowed:
         raise UserError(

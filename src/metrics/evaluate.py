@@ -2,10 +2,12 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -18,6 +20,8 @@ from src.metrics.scores import (
     paired_cosine,
     scaled,
 )
+
+_PHOTOS_AT_A_TIME = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +71,53 @@ class Score:
         return {f"{self.title}/{key}": value for key, value in series.items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What is kept of the held-out photos: enough to score any number of sample sets against them.
+
+    Attributes:
+        dino: their features.
+        clip_t: the cosine of each with its caption.
+    """
+
+    dino: Float[Tensor, "n d"] | None = None
+    clip_t: Float[Tensor, "n"] | None = None
+
+
+def measure_photos(
+    photos: Iterable[Image.Image],
+    *,
+    captions: Sequence[str] = (),
+    dino: ImageFeatureExtractor | None,
+    clip: ClipExtractor | None,
+) -> Reference:
+    """Looks at held-out photos once. They may come from a generator; a few at a time are in memory.
+
+    Args:
+        photos: real photos that training never saw.
+        captions: one for each, as CLIP should read it, or none: then there is no ceiling for CLIP-T.
+        dino: judges subject fidelity, or None.
+        clip: judges prompt fidelity, or None.
+    """
+    texts = iter(captions)
+    features, cosines = [], []
+    remaining = iter(photos)
+    while chunk := list(islice(remaining, _PHOTOS_AT_A_TIME)):
+        if dino is not None:
+            features.append(dino.images(chunk))
+        if clip is not None and captions:
+            cosines.append(paired_cosine(clip.images(chunk), clip.texts(list(islice(texts, len(chunk))))))
+    return Reference(
+        dino=torch.cat(features) if features else None, clip_t=torch.cat(cosines) if cosines else None
+    )
+
+
 def evaluate_samples(
     *,
     samples: Sequence[Image.Image],
     prompts: Sequence[str],
     base_samples: Sequence[Image.Image] = (),
-    held_out: Sequence[Image.Image] = (),
-    held_out_captions: Sequence[str] = (),
+    held_out: Reference | None = None,
     dino: ImageFeatureExtractor | None = None,
     clip: ClipExtractor | None = None,
     seed: int = 0,
@@ -84,33 +128,28 @@ def evaluate_samples(
         samples: the adapted model's images.
         prompts: each image's prompt, without words that CLIP cannot know (see `words_for_clip`).
         base_samples: the base model's images of the same prompts and seeds, in the same order, or none.
-        held_out: real photos that training never saw; without any there is no DINO score.
-        held_out_captions: a caption for each, for the ceiling of CLIP-T.
+        held_out: photos that training never saw; without any there is no DINO score.
         dino: judges subject fidelity, or None.
         clip: judges prompt fidelity, or None.
         seed: of the bootstrap.
     """
     assert len(prompts) == len(samples), "one prompt for each image"
     assert len(base_samples) in (0, len(samples)), "base images go with the adapted ones, or there are none"
-    assert len(held_out_captions) in (0, len(held_out)), "one caption for each held-out photo, or none"
     judge = _Judge(prompts=list(prompts), seed=seed)
+    reference = held_out or Reference()
     scores = []
-    if dino is not None and held_out:
-        photos = dino.images(held_out)
+    if dino is not None and reference.dino is not None:
+        photos = reference.dino
         base = mean_cosines(dino.images(base_samples), photos) if base_samples else None
         ceiling = mean_self_cosine(photos) if len(photos) > 1 else None
-        scores.append(
-            judge.score("dino", dino.label, mean_cosines(dino.images(samples), photos), base, ceiling)
-        )
+        values = mean_cosines(dino.images(samples), photos)
+        scores.append(judge.score("dino", dino.label, values, base, ceiling))
     if clip is not None:
         texts = clip.texts(prompts)
         base = paired_cosine(clip.images(base_samples), texts) if base_samples else None
-        ceiling = None
-        if held_out_captions:
-            ceiling = paired_cosine(clip.images(held_out), clip.texts(held_out_captions)).mean().item()
-        scores.append(
-            judge.score("clip_t", clip.label, paired_cosine(clip.images(samples), texts), base, ceiling)
-        )
+        ceiling = None if reference.clip_t is None else reference.clip_t.mean().item()
+        values = paired_cosine(clip.images(samples), texts)
+        scores.append(judge.score("clip_t", clip.label, values, base, ceiling))
     return scores
 
 

@@ -1,10 +1,12 @@
 """Scores with their scale: values worked out from the judges' features, and the names loggers see."""
 
+import weakref
+
 import pytest
 import torch
 from PIL import Image
 
-from src.metrics.evaluate import evaluate_samples, table_rows, words_for_clip
+from src.metrics.evaluate import evaluate_samples, measure_photos, table_rows, words_for_clip
 from src.pocket.make_models import smooth_images
 
 
@@ -21,12 +23,21 @@ def photos():
     return _images(5, 1)
 
 
+@pytest.fixture(scope="module")
+def reference(dino, photos):
+    return measure_photos(photos, dino=dino, clip=None)
+
+
 def test_every_score_has_its_scale(dino, clip, photos):
     samples, base = _images(4, 2), _images(4, 3)
     fidelity, prompt = evaluate_samples(
-        samples=samples, prompts=PROMPTS, base_samples=base, held_out=photos,
-        held_out_captions=["a dog"] * 5, dino=dino, clip=clip,
-    )  # fmt: skip
+        samples=samples,
+        prompts=PROMPTS,
+        base_samples=base,
+        held_out=measure_photos(iter(photos), captions=["a dog"] * 5, dino=dino, clip=clip),
+        dino=dino,
+        clip=clip,
+    )
     real = dino.images(photos)
     assert (fidelity.name, fidelity.label, fidelity.title) == ("dino", "pocket-random", "dino[pocket-random]")
     assert fidelity.value == pytest.approx((dino.images(samples) @ real.T).mean().item(), abs=1e-6)
@@ -42,9 +53,9 @@ def test_every_score_has_its_scale(dino, clip, photos):
     assert prompt.ceiling == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_photos_themselves_close_the_gap(dino, photos):
+def test_the_photos_themselves_close_the_gap(dino, photos, reference):
     score = evaluate_samples(
-        samples=photos[:4], prompts=PROMPTS, base_samples=_images(4, 3), held_out=photos, dino=dino
+        samples=photos[:4], prompts=PROMPTS, base_samples=_images(4, 3), held_out=reference, dino=dino
     )[0]
     assert score.gap_closed is not None
     assert score.gap_closed > 1, (
@@ -52,10 +63,10 @@ def test_the_photos_themselves_close_the_gap(dino, photos):
     )
 
 
-def test_the_base_model_against_itself_gains_exactly_nothing(dino, clip, photos):
+def test_the_base_model_against_itself_gains_exactly_nothing(dino, clip, reference):
     base = _images(4, 3)
     for score in evaluate_samples(
-        samples=base, prompts=PROMPTS, base_samples=base, held_out=photos, dino=dino, clip=clip
+        samples=base, prompts=PROMPTS, base_samples=base, held_out=reference, dino=dino, clip=clip
     ):
         assert (score.gain, score.gain_low, score.gain_high) == (0, 0, 0)
 
@@ -65,28 +76,39 @@ def test_what_cannot_be_had_is_left_out(dino, clip, photos):
     assert evaluate_samples(samples=samples, prompts=["a dog"], dino=dino) == []
     (only,) = evaluate_samples(samples=samples, prompts=["a dog"], clip=clip)
     assert only.scalars() == {"clip_t[pocket-random]/samples": only.value}
-    (one_photo,) = evaluate_samples(samples=samples, prompts=["a dog"], held_out=photos[:1], dino=dino)
+    (one_photo,) = evaluate_samples(
+        samples=samples,
+        prompts=["a dog"],
+        held_out=measure_photos(photos[:1], dino=dino, clip=None),
+        dino=dino,
+    )
     assert one_photo.ceiling is None
     assert one_photo.low is None
 
 
-def test_names_and_rows(dino, photos):
+def test_names_and_rows(dino, reference):
     scores = evaluate_samples(
-        samples=_images(4, 2), prompts=PROMPTS, base_samples=_images(4, 3), held_out=photos, dino=dino
+        samples=_images(4, 2), prompts=PROMPTS, base_samples=_images(4, 3), held_out=reference, dino=dino
     )
     names = {key.partition("/")[2] for key in scores[0].scalars()}
     assert {"samples", "samples_low", "samples_high", "base", "held_out"} <= names
     (row,) = table_rows(scores)
     assert row["score"] == "dino[pocket-random]"
     assert row["adapted"] == f"{scores[0].value:.3f}"
-    (bare,) = table_rows(evaluate_samples(samples=_images(1, 2), prompts=["x"], held_out=photos, dino=dino))
+    (bare,) = table_rows(
+        evaluate_samples(samples=_images(1, 2), prompts=["x"], held_out=reference, dino=dino)
+    )
     assert bare["base (floor)"] == bare["95 % interval"] == bare["gap closed"] == "-"
 
 
-def test_the_seed_fixes_the_interval(dino, photos):
+def test_the_seed_fixes_the_interval(dino, reference):
     def interval(seed: int) -> tuple[float, float]:
         (score,) = evaluate_samples(
-            samples=_images(8, 2), prompts=[str(i) for i in range(8)], held_out=photos, dino=dino, seed=seed
+            samples=_images(8, 2),
+            prompts=[str(i) for i in range(8)],
+            held_out=reference,
+            dino=dino,
+            seed=seed,
         )
         return score.low, score.high
 
@@ -108,3 +130,18 @@ def test_clip_reads_the_class_word(text, expected):
 def test_a_placeholder_may_hold_signs():
     assert words_for_clip("a <toy> here", placeholder="<toy>", class_word=r"\1 cup") == r"a \1 cup here"
     assert words_for_clip("a toy", placeholder=None, class_word="cup") == "a toy"
+
+
+def test_photos_are_read_a_few_at_a_time(dino, clip):
+    """A folder of large photos does not fit into memory all at once."""
+    photos, alive = _images(20, 1), []
+
+    def read():
+        for photo in photos:
+            alive.append(weakref.ref(copy := photo.copy()))
+            assert sum(reference() is not None for reference in alive) <= 17
+            yield copy
+
+    measured = measure_photos(read(), captions=[str(i) for i in range(20)], dino=dino, clip=clip)
+    torch.testing.assert_close(measured.dino, dino.images(photos))
+    assert measured.clip_t.shape == (20,)

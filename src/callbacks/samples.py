@@ -1,0 +1,188 @@
+"""Sample images of fixed prompts and seeds while training, beside the base model's, with their scores."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from src.callbacks.base import Callback, RunView
+from src.errors import UserError
+from src.inference.generate import GeneratedImage, generate, plan_images, require_size
+from src.inference.grids import comparison_grid, save_png
+from src.inference.outputs import by_prompt, load_images, save_images
+from src.metrics.evaluate import Reference, evaluate_samples, measure_photos
+from src.metrics.features import ClipExtractor, ImageFeatureExtractor
+from src.models.adapters import adapter_disabled
+from src.randomness import address_seed
+from src.training.state import TrainResult
+
+_log = logging.getLogger(__name__)
+_MAX_PHOTOS = 64
+_THUMBNAIL = 384
+
+
+class SampleImages(Callback):
+    """Generates with the adapter every `every` steps and at the end, and scores what comes out.
+
+    Before the first step the base model draws the same prompts from the same noise: the floor of all scores.
+    Files: images/base/, images/step_<step>/ and the grid images/step_<step>.png in the run folder.
+
+    Args:
+        every: steps between samples.
+        num_images: for each prompt.
+        num_steps: denoising steps.
+        guidance_scale: of classifier-free guidance.
+        seed: of the noise; not the run's, so that runs of different seeds show the same samples.
+        width: in pixels, None for the training resolution.
+        height: in pixels, None for the training resolution.
+        scheduler: short name, see `src.models.schedulers`.
+        batch_size: images at a time.
+        prompts: all different.
+        negative_prompt: for every image.
+        resolution: (width, height) of training.
+        held_out: validation photos; training never sees them.
+        held_out_captions: a caption for each, as CLIP should read it; without, CLIP-T has no ceiling.
+        load_image: reads a photo upright, in sRGB.
+        clip_prompts: the prompts as CLIP should read them (see `words_for_clip`), None for as they are.
+        dino: judges subject fidelity, or None.
+        clip: judges prompt fidelity, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int = 100,
+        num_images: int = 1,
+        num_steps: int = 20,
+        guidance_scale: float = 5.0,
+        seed: int = 0,
+        width: int | None = None,
+        height: int | None = None,
+        scheduler: str = "dpmpp_2m",
+        batch_size: int = 4,
+        prompts: Sequence[str],
+        negative_prompt: str,
+        resolution: tuple[int, int],
+        held_out: Sequence[Path],
+        load_image: Callable[[Path], Image.Image],
+        dino: ImageFeatureExtractor | None,
+        clip: ClipExtractor | None,
+        held_out_captions: Sequence[str] = (),
+        clip_prompts: Sequence[str] | None = None,
+    ) -> None:
+        counts = {"every": every, "num_images": num_images, "num_steps": num_steps, "batch_size": batch_size}
+        for name, count in counts.items():
+            if count < 1:
+                raise UserError(f"callbacks.samples.{name}={count} must be at least 1.")
+        if not prompts or len(set(prompts)) < len(prompts):
+            raise UserError("dataset.prompts must hold at least one prompt, and none twice.")
+        size = (width or resolution[0], height or resolution[1])
+        require_size(*size)
+        self._every = every
+        self._prompts = list(prompts)
+        self._words = dict(zip(self._prompts, clip_prompts or self._prompts, strict=True))
+        self._settings: dict[str, Any] = {
+            "negative_prompt": negative_prompt,
+            "num_images": num_images,
+            "num_steps": num_steps,
+            "guidance_scale": guidance_scale,
+            "seed": seed,
+            "width": size[0],
+            "height": size[1],
+            "scheduler": scheduler,
+            "batch_size": batch_size,
+        }
+        self._held_out, self._captions = _pick(held_out, held_out_captions)
+        self._load_image = load_image
+        self._dino, self._clip = dino, clip
+        self._base: list[GeneratedImage] = []
+        self._reference: Reference | None = None
+        self._photos: list[Image.Image] = []
+        self._sampled_step: int | None = None
+
+    def on_fit_start(self, run: RunView) -> None:
+        """Draws the base model's images and looks at the held-out photos once."""
+        self._base = self._base_images(run)
+        for name, path in save_images(self._base, run.output_dir / "images" / "base").items():
+            run.logger.log_image("base", name, path, run.state.step)
+        self._reference = measure_photos(
+            (self._load_image(path) for path in self._held_out),
+            captions=self._captions,
+            dino=self._dino,
+            clip=self._clip,
+        )
+        num_columns = (2 if self._base else 1) * self._settings["num_images"]
+        for path in self._held_out[:num_columns]:
+            photo = self._load_image(path)
+            photo.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            self._photos.append(photo)
+
+    def on_step_end(self, run: RunView) -> None:
+        """Samples where it is due."""
+        if run.state.step % self._every == 0:
+            self._sample(run)
+
+    def on_fit_end(self, run: RunView, result: TrainResult) -> None:
+        """Samples what came out, unless the last step did."""
+        if self._sampled_step != run.state.step:
+            self._sample(run)
+
+    def _sample(self, run: RunView) -> None:
+        step = run.state.step
+        self._sampled_step = step
+        images = generate(run.model, prompts=self._prompts, **self._settings)
+        folder = run.output_dir / "images" / f"step_{step:08d}"
+        for name, path in save_images(images, folder, {"step": step}).items():
+            run.logger.log_image("samples", name, path, step)
+        grid = comparison_grid(
+            prompts=self._prompts,
+            adapted=by_prompt(images, self._settings["num_images"]),
+            base=by_prompt(self._base, self._settings["num_images"]),
+            photos=self._photos,
+        )
+        path = folder.with_suffix(".png")
+        save_png(grid, path, {"prompts": self._prompts, "step": step, **self._settings})
+        run.logger.log_image("samples", "grid", path, step)
+        scores = evaluate_samples(
+            samples=[image.image for image in images],
+            prompts=[self._words[image.prompt] for image in images],
+            base_samples=[image.image for image in self._base],
+            held_out=self._reference,
+            dino=self._dino,
+            clip=self._clip,
+            seed=self._settings["seed"],
+        )
+        scalars = {name: value for score in scores for name, value in score.scalars().items()}
+        if scalars:
+            run.logger.log_scalars(scalars, step)
+
+    def _base_images(self, run: RunView) -> list[GeneratedImage]:
+        if run.start_step > 0:
+            # A resumed run has the images that it drew before, if they were drawn in the same way.
+            folder = run.output_dir / "images" / "base"
+            settings = {key: value for key, value in self._settings.items() if key != "batch_size"}
+            if kept := load_images(plan_images(prompts=self._prompts, **settings), folder):
+                return kept
+            if _trains_base_weights(run.model):
+                _log.warning(
+                    "The base model's samples are not in %s and its weights have been trained since: samples "
+                    "are shown and scored without them.",
+                    folder,
+                )
+                return []
+        with adapter_disabled(run.model):
+            return generate(run.model, prompts=self._prompts, **self._settings)
+
+
+def _trains_base_weights(model: Any) -> bool:
+    trained = [name for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad]
+    return any(".lora_" not in name and not name.endswith("token_embedding.row") for name in trained)
+
+
+def _pick(photos: Sequence[Path], captions: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """As many photos as make a firm ceiling, the same ones in every run, and their captions."""
+    order = sorted(range(len(photos)), key=lambda index: address_seed("held_out", photos[index].name))
+    chosen = sorted(order[:_MAX_PHOTOS])
+    return [photos[index] for index in chosen], [captions[index] for index in chosen if captions]

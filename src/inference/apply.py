@@ -1,0 +1,83 @@
+"""Puts trained weights onto a base model, from a checkpoint or from an adapter in diffusers' form."""
+
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from src.errors import UserError
+from src.inference.resolve import AdapterSource
+from src.models.adapters import AdapterSettings, attach, load_trainable_state
+from src.models.apply import load_adapter, merge_adapter, set_adapter_scale
+from src.models.base import DiffusionModel
+
+_WEIGHTS = "weights.safetensors"
+
+
+def apply_adapter(
+    model: DiffusionModel,
+    source: AdapterSource,
+    *,
+    scale: float = 1.0,
+    with_token_embedding: bool = True,
+    merge: bool = False,
+) -> None:
+    """Makes the base model the trained one.
+
+    Args:
+        model: as loaded, with nothing attached.
+        source: from `resolve_weights`.
+        scale: strength; 0 without the token embedding is the base model exactly.
+        with_token_embedding: whether to use the learned embedding of the placeholder, if there is one.
+        merge: fold the LoRA into the weights: faster, equal up to rounding.
+
+    Raises:
+        UserError: it does not fit the model, or the checkpoint's run is not there to say what it holds.
+    """
+    if source.is_checkpoint:
+        _apply_checkpoint(model, source, scale)
+        if not with_token_embedding:
+            # Without its token, the placeholder is read as the ordinary word it was.
+            model.tokenizers = list(model.base_tokenizers)
+    else:
+        load_adapter(model, source.path, scale=scale, with_token_embedding=with_token_embedding)
+    if merge:
+        merge_adapter(model)
+
+
+@torch.no_grad()
+def _apply_checkpoint(model: DiffusionModel, source: AdapterSource, scale: float) -> None:
+    config = source.run_config()
+    if config is None:
+        raise UserError(
+            f"The checkpoint {source.path} is not inside its run folder, whose config.yaml says what was "
+            "trained. Give the checkpoint in its run folder, or the run's adapter folder."
+        )
+    state = load_file(source.path / _WEIGHTS)
+    dtype = model.unet.dtype
+    groups = attach(model, settings_of_run(config), seed=0)
+    full = [item for group in groups if group.kind == "full" for item in group.parameters]
+    base = {name: parameter.clone() for name, parameter in full} if scale != 1 else {}
+    try:
+        load_trainable_state(model, state)
+    except UserError as error:
+        raise UserError(
+            f"{source.path} does not fit this base model. Use the one that it was trained on (model.path in "
+            f"{source.run_folder}/config.yaml)."
+        ) from error
+    for name, parameter in full:
+        blended = parameter if scale == 1 else base[name].lerp(parameter, scale)
+        # Trained in fp32; at inference all of a model computes in one precision.
+        parameter.data = blended.to(dtype)
+    set_adapter_scale(model, scale)
+    model.denoiser.requires_grad_(False).eval()
+
+
+def settings_of_run(config: dict[str, Any]) -> AdapterSettings:
+    """What a run trained, from its resolved configuration."""
+    settings = {**config["adapter"], "placeholder": config["dataset"]["placeholder"]}
+    for name in ("target_modules", "text_target_modules"):
+        modules = settings.pop(name, None)
+        if modules:
+            settings[name] = tuple(modules)
+    return AdapterSettings(**settings)
