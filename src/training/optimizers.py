@@ -91,7 +91,7 @@ def export_state(optimizer: Optimizer, names: Sequence[str]) -> tuple[dict[str, 
 def import_state(
     optimizer: Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
 ) -> None:
-    """The inverse of `export_state`.
+    """The inverse of `export_state`. Shapes are the business of whoever loads the weights.
 
     Raises:
         UserError: the state belongs to other parameters.
@@ -107,15 +107,6 @@ def import_state(
                 "run.name."
             )
         state.setdefault(indices[name], {})[key] = value
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, entries in state.items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameters[index].shape:
-                raise UserError(
-                    f"The checkpoint's {names[index]}/{key} has the shape {tuple(value.shape)}, this run "
-                    f"needs {tuple(parameters[index].shape)}. Resume with the adapter settings of the "
-                    f"checkpoint's run."
-                )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -33,11 +33,6 @@ class StopSignals:
             signal.signal(number, handler)
         self._previous = {}
 
-    @property
-    def exit_code(self) -> int:
-        """128 plus the signal's number (143, 130, 138), 0 without one."""
-        return 0 if self.received is None else 128 + self.received
-
     def _handle(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.received is None:

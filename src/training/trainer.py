@@ -4,8 +4,10 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,16 @@ from torch.optim import Optimizer
 
 from src.callbacks.base import Callback, RunView
 from src.data.order import Position
-from src.errors import UserError
 from src.loggers.protocol import Logger
 from src.training.accelerator import Agreement
-from src.training.checkpoint import Checkpointer, load_checkpoint
+from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.observers import Observers, describe
 from src.training.optimizer_step import OptimizerStep, Share
-from src.training.optimizers import ParameterGroup, all_finite, parameter_names, set_learning_rates
+from src.training.optimizers import ParameterGroup, parameter_names, set_learning_rates
 from src.training.plan import Plan, is_due
-from src.training.resume import resolve
 from src.training.running_means import RunningMeans
+from src.training.saving import Saver
 from src.training.signals import StopSignals
 from src.training.snapshot import Scalar, Snapshot
 from src.training.state import TrainResult, TrainState
@@ -33,8 +34,6 @@ from src.training.stopwatch import Stopwatch
 from src.training.validation import Validator
 
 _log = logging.getLogger(__name__)
-# Weights and the two moments of an Adam: what a checkpoint takes before the optimiser has any state.
-_NUM_COPIES = 3
 # Above all signal numbers: what ranks tell each other when a callback of the main one asks for the end.
 _CALLBACK_STOP = 1000
 
@@ -76,7 +75,7 @@ class Trainer:
         load_trainable_state: Callable[[Mapping[str, Tensor]], None],
         optimizer: Optimizer,
         objective: Objective,
-        batches: Callable[[Position], Iterator[Share]],
+        batches: Callable[[Position], Generator[Share, None, None]],
         validator: Validator | None,
         checkpointer: Checkpointer,
         callbacks: Sequence[Callback],
@@ -91,11 +90,9 @@ class Trainer:
         self._accelerator = accelerator
         self._model = model
         self._denoiser = denoiser
-        self._trainable_state = trainable_state
         self._optimizer = optimizer
         self._batches = batches
         self._validator = validator
-        self._checkpointer = checkpointer
         self._logger = logger
         self._output_dir = output_dir
         self._seed = seed
@@ -112,7 +109,8 @@ class Trainer:
             num_records=plan.log_every,
         )
         self._means = RunningMeans(self._optimizer_step.scalar_names, accelerator.device)
-        self._snapshot = Snapshot(
+        self._agreement = Agreement(accelerator)
+        snapshot = Snapshot(
             trainable_state=trainable_state,
             load_trainable_state=load_trainable_state,
             optimizer=optimizer,
@@ -121,8 +119,8 @@ class Trainer:
             means=self._means,
             must_match=must_match,
         )
+        self._saver = Saver(checkpointer, snapshot, accelerator=accelerator, agreement=self._agreement)
         self._signals = StopSignals()
-        self._agreement = Agreement(accelerator)
         seen_by = callbacks if accelerator.is_main_process else []
         self._observers = Observers(seen_by, module=denoiser, seed=seed)
         self._stopwatch = Stopwatch()
@@ -130,15 +128,13 @@ class Trainer:
         self._start_step = 0
         self._requested_stop: str | None = None
         self._losses: dict[str, float] = {}
-        self._saved_step: int | None = None
         self._validated_step: int | None = None
 
     def fit(self) -> TrainResult:
         """Trains.
 
         Raises:
-            UserError: it cannot start or go on, with what to do about it. What was trained until then is
-                saved.
+            UserError: it cannot start or go on. What was trained until then is saved.
         """
         with self._signals:
             try:
@@ -150,32 +146,21 @@ class Trainer:
                 raise
 
     def _begin(self) -> None:
-        num_bytes = sum(t.numel() * t.element_size() for t in self._trainable_state().values())
-        self._checkpointer.prepare(_NUM_COPIES * num_bytes)
-        path = resolve(self._resume, folder=self._checkpointer.folder)
-        if path is not None:
-            self._state = self._snapshot.restore(load_checkpoint(path))
-            if path.resolve().parent == self._checkpointer.folder.resolve():
-                self._saved_step = self._state.step
-            best = self._state.best
-            if best is not None and not self._checkpointer.path(best.step).exists():
-                _log.info("The best checkpoint so far is in another run folder; this run looks for its own.")
-                self._state = replace(self._state, best=None)
-            _log.info("Resuming from %s: step %d of %d.", path, self._state.step, self._plan.total_steps)
+        self._state = self._saver.begin(self._resume)
         self._start_step = self._state.step
         self._denoiser.train()
+        _log.info("Training from step %d to step %d.", self._start_step, self._plan.total_steps)
         self._observe("on_fit_start")
 
     def _loop(self) -> str:
-        iterator = self._batches(self._state.position)
-        self._stopwatch = Stopwatch()
-        while True:
-            reason = self._stop_reason()
-            if reason is not None:
-                return reason
-            shares = self._next_group(iterator)
-            if shares:
-                self._step(shares)
+        # Generators end their worker processes when they are closed.
+        with closing(self._batches(self._state.position)) as batches:
+            self._stopwatch = Stopwatch()
+            while True:
+                reason = self._stop_reason()
+                if reason is not None:
+                    return reason
+                self._step(self._next_group(batches))
 
     def _stop_reason(self) -> str | None:
         reason = self._plan.end_reason(self._state)
@@ -190,17 +175,10 @@ class Trainer:
             return f"signal {self._signals.received.name}"
         return None
 
-    def _next_group(self, iterator: Iterator[Share]) -> list[Share]:
-        """The micro-batches of one step. Empty only when a signal is about to end the run."""
+    def _next_group(self, batches: Iterator[Share]) -> list[Share]:
+        """The micro-batches of one step: fewer than planned where the run ends with a pass."""
         shares: list[Share] = []
-        while len(shares) < self._plan.gradient_accumulation_steps:
-            try:
-                share = next(iterator)
-            except RuntimeError:
-                # A signal to the whole process group (Ctrl-C, Slurm) ends the loader's workers as well.
-                if self._signals.received is not None and self._accelerator.num_processes == 1:
-                    return []
-                raise
+        for share in islice(batches, self._plan.gradient_accumulation_steps):
             shares.append(share)
             if self._plan.ends_before(share[0].next_position):
                 break
@@ -226,27 +204,25 @@ class Trainer:
             self._save(num_reserved=1 if is_end else 2)
 
     def _end(self, reason: str) -> TrainResult:
-        is_interrupted = self._signals.received is not None and reason.startswith("signal")
+        is_interrupted = reason.startswith("signal")
         is_best = False
         # A callback may have ended the run at a step at which nothing else was due.
         if not is_interrupted and self._state.step > 0:
             if self._means.count > 0:
                 self._log_scalars({group["name"]: group["lr"] for group in self._optimizer.param_groups})
             is_best = self._validated_step != self._state.step and self._validate()
-        if self._state.step > 0 and (is_best or self._saved_step != self._state.step):
+        if self._state.step > 0 and (is_best or self._saver.saved_step != self._state.step):
             self._save(num_reserved=1)
         best = self._state.best
         result = TrainResult(
             step=self._state.step,
             stop_reason=reason,
             best=best,
-            best_checkpoint=None if best is None else self._checkpointer.path(best.step),
-            checkpoint=self._checkpointer.path(self._state.step) if self._state.step > 0 else None,
+            best_checkpoint=None if best is None else self._saver.path(best.step),
+            checkpoint=self._saver.path(self._state.step) if self._state.step > 0 else None,
             losses=dict(self._losses),
             failures=tuple(self._observers.failures),
-            received_signal=int(self._signals.received)
-            if is_interrupted and self._signals.received
-            else None,
+            received_signal=self._signals.received if is_interrupted else None,
         )
         _log.info("Stopped after step %d: %s.", result.step, reason)
         self._observe("on_fit_end", result)
@@ -288,44 +264,22 @@ class Trainer:
         self._observe("on_validation_end", result)
         return is_best
 
-    def _save(self, *, num_reserved: int = 2) -> None:
+    def _save(self, *, num_reserved: int) -> None:
         self._optimizer_step.check()
-        failure = None
         with self._stopwatch.paused():
-            if self._accelerator.is_main_process:
-                try:
-                    self._write_checkpoint(num_reserved)
-                except Exception as error:
-                    failure = error
-            if self._agreement.largest(int(failure is not None)):
-                raise failure or UserError("The main process could not write a checkpoint; see its message.")
-        self._saved_step = self._state.step
-        best = self._state.best
-        path = self._checkpointer.path(self._state.step)
-        self._observe("on_checkpoint", path, best is not None and best.step == self._state.step)
-
-    def _write_checkpoint(self, num_reserved: int) -> None:
-        tensors, documents = self._snapshot.take(self._state)
-        self._checkpointer.save(
-            step=self._state.step,
-            tensors=tensors,
-            documents=documents,
-            best_step=None if self._state.best is None else self._state.best.step,
-            num_reserved=num_reserved,
-        )
+            self._saver.save(self._state, num_reserved=num_reserved)
+        best, step = self._state.best, self._state.step
+        self._observe("on_checkpoint", self._saver.path(step), best is not None and best.step == step)
 
     def _rescue(self, error: Exception) -> None:
-        """Saves the last good state after an error. No collectives: the other ranks may be anywhere."""
+        """Saves the last good state after an error, and tells the callbacks."""
         try:
             last_good = self._optimizer_step.last_good()
             if last_good is not None:
                 self._state = last_good
                 self._means.reset()
-            is_new = self._start_step < self._state.step != self._saved_step
-            is_whole = not self._optimizer_step.is_updating and all_finite(self._trainable_state().values())
-            if self._accelerator.is_main_process and is_new and is_whole:
-                self._write_checkpoint(num_reserved=1)
-                _log.error("Training failed; step %d is saved.", self._state.step)
+            if self._state.step > self._start_step and not self._optimizer_step.is_updating:
+                self._saver.rescue(self._state)
         except Exception as second:
             # The first error is the one to report; this one only says why there is no newer checkpoint.
             _log.error("The state at the failure could not be saved (%s).", describe(second))

@@ -1,0 +1,82 @@
+"""One rank of a tiny run, started by torchrun: trains, validates, and writes what it saw."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from src.callbacks.base import Callback
+from src.training.accelerator import make_accelerator
+from src.training.optimizer_step import OptimizerStep
+from tests.training.tiny import Tiny, make_images
+
+
+class Record(Callback):
+    def __init__(self) -> None:
+        self.losses: dict[int, dict[str, float]] = {}
+        self.curves: dict[int, list[float]] = {}
+
+    def on_log(self, run, scalars):
+        self.losses[run.state.step] = {k: v for k, v in scalars.items() if not k.startswith("throughput/")}
+
+    def on_validation_end(self, run, result):
+        self.curves[run.state.step] = [*result.curve.values(), *result.train_curve.values()]
+
+
+def main(folder: Path, settings: dict) -> None:
+    """Runs with the settings; `signal_rank` and `signal_step` say who gets a SIGTERM and when."""
+    signal_rank, signal_step = settings.pop("signal", (None, None))
+    failing_rank, failing_step = settings.pop("failing", (None, None))
+    unwritable = settings.pop("unwritable", False)
+    images = make_images(folder / f"images{os.environ.get('RANK', '0')}", 20)
+    accelerator = make_accelerator(device="cpu")
+    record = Record()
+    run = Tiny(
+        folder=folder,
+        records=images[:13],
+        held_out=images[13:],
+        dropout=0.0,
+        log_every=1,
+        accelerator=accelerator,
+        callbacks=[record],
+        **settings,
+    )
+    trainer = run.trainer()
+    seen: list[list[list]] = []
+    take = OptimizerStep.take
+
+    def watched(self, before, shares):
+        seen.append([[batch.ids, batch.weights.tolist()] for _, batch in shares])
+        if (accelerator.process_index, before.step) == (signal_rank, signal_step):
+            os.kill(os.getpid(), 15)
+        if (accelerator.process_index, before.step) == (failing_rank, failing_step):
+            raise OSError("this rank is broken")
+        return take(self, before, shares)
+
+    OptimizerStep.take = watched
+    if unwritable and accelerator.is_main_process:
+        run.checkpoints.mkdir(parents=True)
+        (run.checkpoints / ".tmp-step_00000002").symlink_to("/nowhere/at/all")
+    result = trainer.fit()
+    (folder / f"rank{accelerator.process_index}.json").write_text(
+        json.dumps(
+            {
+                "world_size": accelerator.num_processes,
+                "step": result.step,
+                "stop_reason": result.stop_reason,
+                "exit_code": result.exit_code,
+                "losses": record.losses,
+                "curves": record.curves,
+                "seen": seen,
+                "weights": {name: tensor.flatten().tolist() for name, tensor in run.weights().items()},
+            }
+        )
+    )
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

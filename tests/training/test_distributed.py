@@ -1,0 +1,100 @@
+"""Two gloo processes give what one process gives."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.training.checkpoint import find_damage, list_checkpoints
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _start(folder: Path, world_size: int, **settings: Any) -> subprocess.CompletedProcess:
+    folder.mkdir(exist_ok=True)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world_size)]
+    command = [*(launcher if world_size > 1 else []), "-m", "tests.training.rank_main"]
+    environment = {
+        name: v for name, v in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
+    }
+    return subprocess.run(
+        [sys.executable, *command, str(folder), json.dumps(settings)],
+        cwd=_ROOT,
+        env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _run(folder: Path, world_size: int, **settings: Any) -> list[dict[str, Any]]:
+    completed = _start(folder, world_size, **settings)
+    assert completed.returncode == 0, completed.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
+
+
+def _flat(scalars: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"{step} {name}": value for step, row in scalars.items() for name, value in row.items()}
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path) -> None:
+    """The last of 13 images is alone in its batch, so one rank is padded; 7 held out do not divide by 2."""
+    settings = {"max_steps": 6, "accumulation": 2, "validate_every": 3}
+    [alone] = _run(tmp_path / "one", 1, **settings, batch_size=6)
+    first, second = _run(tmp_path / "two", 2, **settings, batch_size=3)
+    assert (alone["world_size"], first["world_size"], second["world_size"]) == (1, 2, 2)
+
+    for expected, left, right in zip(alone["seen"], first["seen"], second["seen"], strict=True):
+        for (ids, _), *shares in zip(expected, left, right, strict=True):
+            real = [i for share in shares for i, weight in zip(*share, strict=True) if weight == 1.0]
+            assert sorted(real) == sorted(ids), "the same samples in each global micro-batch"
+    assert any(0.0 in weights for step in second["seen"] for _, weights in step), "padding was exercised"
+    assert _flat(first["losses"]) == pytest.approx(_flat(alone["losses"]), rel=1e-5)
+    assert first["curves"].keys() == alone["curves"].keys() == {"3", "6"}
+    for step in alone["curves"]:
+        assert first["curves"][step] == pytest.approx(alone["curves"][step], rel=1e-5)
+    assert first["weights"] == second["weights"]
+    for name, values in alone["weights"].items():
+        assert first["weights"][name] == pytest.approx(values, rel=1e-3, abs=1e-5)
+    assert second["losses"] == {}, "callbacks run in the main process only"
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_from_there(tmp_path) -> None:
+    settings = {"max_steps": 6, "batch_size": 3}
+    unbroken, _ = _run(tmp_path / "unbroken", 2, **settings)
+    stopped = _run(tmp_path / "killed", 2, **settings, signal=(1, 2))
+    assert {(r["step"], r["stop_reason"], r["exit_code"]) for r in stopped} == {(3, "signal SIGTERM", 143)}
+    resumed = _run(tmp_path / "killed", 2, **settings, resume="auto")
+    assert {r["step"] for r in resumed} == {6}
+    assert resumed[0]["weights"] == resumed[1]["weights"] == unbroken["weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing_rank", [0, 1])
+def test_an_error_on_one_rank_ends_all_with_its_cause(tmp_path, failing_rank) -> None:
+    started = time.monotonic()
+    completed = _start(
+        tmp_path / "run", 2, max_steps=6, batch_size=3, save_every=2, failing=(failing_rank, 3)
+    )
+    assert completed.returncode != 0
+    assert "this rank is broken" in completed.stderr
+    assert time.monotonic() - started < 60
+    checkpoints = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints
+    assert all(find_damage(path) is None for path in checkpoints)
+
+
+@pytest.mark.slow
+def test_the_main_rank_failing_to_save_ends_all(tmp_path) -> None:
+    started = time.monotonic()
+    completed = _start(tmp_path / "run", 2, max_steps=6, batch_size=3, save_every=2, unwritable=True)
+    assert completed.returncode != 0
+    assert "could not be written" in completed.stderr
+    assert time.monotonic() - started < 60
