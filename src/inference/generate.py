@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,16 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src.errors import UserError
+from src.models.base import DiffusionModel
 from src.randomness import address_seed
 
 _MULTIPLE = 8
-
-
-class PipelineSource(Protocol):
-    """What generation needs of a model: `src.models.base.DiffusionModel` has it."""
-
-    def pipeline(self, scheduler: str = ...) -> Any:
-        """A diffusers pipeline with the named scheduler, over the model's own modules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +36,7 @@ class GeneratedImage:
 
 
 def generate(
-    model: PipelineSource,
+    model: DiffusionModel,
     *,
     prompts: Sequence[str],
     negative_prompt: str = "",
