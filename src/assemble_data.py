@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +53,18 @@ def ensure_files(config: TrainConfig) -> None:
 def ensure_assets(*, root: Path, dvc: str | None) -> None:
     """Makes built-in models present; they come through DVC like data."""
     if dvc is not None:
-        DataManager(path=(root / dvc).with_suffix(""), dvc_target=dvc, root=root).ensure()
+        DataManager.from_target(dvc, root=root).ensure()
 
 
 def data_manager(config: DatasetConfig, *, root: Path) -> DataManager:
-    """The manager of a dataset. The DVC file of the default data counts for its own folder only."""
-    path = Path(config.path)
-    tracked = config.dvc is not None and path.resolve() == (root / config.dvc).with_suffix("").resolve()
+    """The manager of a dataset. It minds the DVC file for the folder that it tracks only."""
     return DataManager(
-        path=path, dvc_target=config.dvc if tracked else None, url=config.url, sha256=config.sha256, root=root
+        path=config.path,
+        dvc_target=config.dvc,
+        url=config.url,
+        sha256=config.sha256,
+        root=root,
+        companions=(),
     )
 
 
@@ -77,15 +79,8 @@ def read_dataset(config: TrainConfig) -> ReadResult:
     return result
 
 
-def prepare_data(
-    config: TrainConfig, *, count_tokens: Callable[[str], int] | None, max_tokens: int
-) -> PreparedData:
+def prepare_data(config: TrainConfig) -> PreparedData:
     """Reads, checks and splits the dataset; all problems are listed at once, before any work.
-
-    Args:
-        config: the run's configuration.
-        count_tokens: tokens of a caption for the base model, if it is known.
-        max_tokens: how many of them it takes.
 
     Raises:
         UserError: with all that must be mended.
@@ -98,8 +93,6 @@ def prepare_data(
         resolution=size,
         name=f"dataset {dataset.name} ({dataset.path})",
         memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}.json",
-        count_tokens=count_tokens,
-        max_tokens=max_tokens,
     )
     for warning in report.warnings:
         log.warning("%s", warning)

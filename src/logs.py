@@ -49,11 +49,22 @@ def run_log(path: Path, *, is_main: bool = True) -> Iterator[None]:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         yield
+    except BaseException as error:
+        # The console gets one line from the main; the traceback belongs in the file.
+        if is_main:
+            file.emit(_failure(error))
+        raise
     finally:
         logging.captureWarnings(False)
         for handler in handlers:
             handler.close()
         root.handlers, root.level = before, level
+
+
+def _failure(error: BaseException) -> logging.LogRecord:
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "The run ended with an error", (), None)
+    record.exc_info = (type(error), error, error.__traceback__)
+    return record
 
 
 class _ConsoleFormatter(logging.Formatter):

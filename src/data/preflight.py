@@ -100,7 +100,7 @@ def check_dataset(
         raise DatasetProblems(f"{count} in the {name}. Mend them and start again:", problems)
     warnings = [*result.warnings, *_image_warnings(result.records, seen, resolution)]
     if count_tokens is not None:
-        warnings += _token_warnings(result.records, count_tokens, max_tokens)
+        warnings += token_warnings(result.records, count_tokens, max_tokens)
     return DatasetReport(
         num_records=len(result.records),
         num_images=len(set(hashes.values())),
@@ -156,7 +156,7 @@ def _summary(names: list[str], what: str) -> list[str]:
     return [f"{len(names)} images {what}: {', '.join(names[:_MAX_LISTED])}{more}."]
 
 
-def _token_warnings(records: list[Record], count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
+def token_warnings(records: list[Record], count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
     warnings = []
     for record in records:
         # A token is at least a byte, and two mark start and end: most captions need no counting.
