@@ -2,7 +2,7 @@
 
 import pickle
 import signal
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Generator, Hashable, Mapping
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +53,7 @@ def step_batches(
     world_size: int = 1,
     num_workers: int = 0,
     bucket_of: Mapping[str, Hashable] | None = None,
-) -> Iterator[tuple[MicroBatch, Batch]]:
+) -> Generator[tuple[MicroBatch, Batch], None, None]:
     """The endless sequence of (global micro-batch, this rank's batch) from a position on.
 
     Workers read caches and decode images ahead; what has to be encoded is encoded here, in the process that

@@ -1,0 +1,105 @@
+"""The loop with both real architectures in miniature: LoRA, text LoRA and token embedding, also resumed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from src.data.encode import EncodedDataset
+from src.data.loader import step_batches
+from src.data.order import num_micro_batches
+from src.loggers.jsonl import JsonlLogger
+from src.models.adapters import AdapterSettings, attach, load_trainable_state, trainable_state
+from src.models.base import DiffusionModel
+from src.models.load import load_model
+from src.training.accelerator import make_accelerator
+from src.training.checkpoint import Checkpointer
+from src.training.objective import Objective
+from src.training.optimizers import make_optimizer
+from src.training.plan import Plan
+from src.training.trainer import Trainer
+from tests.training.test_resume import KillAt, Losses
+from tests.training.tiny import make_images, same
+
+
+@dataclass
+class Run:
+    model: DiffusionModel
+    trainer: Trainer
+
+
+def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Run:
+    model = load_model(str(pocket))
+    settings = AdapterSettings(
+        text_encoder="lora",
+        token_embedding="train",
+        rank=2,
+        alpha=2.0,
+        dropout=0.1,
+        placeholder="sksToy",
+        initializer_word="toy",
+    )
+    groups = attach(model, settings, seed=0)
+    records = make_images(folder.parent / "images", 5)
+    dataset = EncodedDataset(
+        records,
+        hashes={record.id: record.id for record in records},
+        size=(64, 64),
+        seed=0,
+        encode_images=model.encode_images,
+    )
+    logger = JsonlLogger(run_dir=folder)
+    logger.start()
+    trainer = Trainer(
+        plan=Plan(
+            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2), max_steps=4, log_every=1
+        ),
+        accelerator=make_accelerator(device="cpu"),
+        model=model,
+        denoiser=model.denoiser,
+        groups=groups,
+        trainable_state=lambda: trainable_state(model),
+        load_trainable_state=lambda state: load_trainable_state(model, state),
+        optimizer=make_optimizer(groups, algorithm=torch.optim.AdamW, lr=1e-2),
+        objective=Objective(
+            prediction_type=model.prediction_type,
+            alphas_cumprod=model.alphas_cumprod,
+            min_snr_gamma=5.0,
+            seed=0,
+            tokenize=model.tokenize,
+        ),
+        batches=lambda position: step_batches(dataset, seed=0, batch_size=2, start=position),
+        validator=None,
+        checkpointer=Checkpointer(folder / "checkpoints", keep=1),
+        callbacks=callbacks,
+        logger=logger,
+        output_dir=folder,
+        seed=0,
+        must_match={"base": model.base_hash},
+        max_grad_norm=1.0,
+        resume=resume,
+    )
+    return Run(model, trainer)
+
+
+def test_trains_what_is_asked_for_and_resumes_exactly(pocket, tmp_path) -> None:
+    losses, resumed_losses = Losses(), Losses()
+    unbroken = _make(pocket, tmp_path / "unbroken", [losses])
+    before = {name: p.detach().clone() for name, p in unbroken.model.denoiser.named_parameters()}
+    unbroken.trainer.fit()
+    after = dict(unbroken.model.denoiser.named_parameters())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == set(trainable_state(unbroken.model)), "all that is trained moves, all else stays"
+    assert {name for name in losses.logged[1] if name.startswith("grad_norm/")} >= {
+        "grad_norm/total",
+        "grad_norm/unet_lora",
+        "grad_norm/text_encoder_lora",
+        "grad_norm/token_embedding",
+    }
+
+    killed = _make(pocket, tmp_path / "killed", [KillAt(2), resumed_losses])
+    assert killed.trainer.fit().exit_code == 143
+    resumed = _make(pocket, tmp_path / "killed", [resumed_losses], resume="auto")
+    assert resumed.trainer.fit().step == 4
+    assert same(trainable_state(unbroken.model), trainable_state(resumed.model))
+    assert resumed_losses.logged == losses.logged
