@@ -55,7 +55,6 @@ SLOTS = {
                 "src.callbacks.progress.ProgressCallback",
                 "src.callbacks.machine_load.MachineLoadCallback",
                 "src.callbacks.samples.SampleImages",
-                "src.callbacks.model_upload.ModelUploadCallback",
             }
         ),
         runtime=frozenset(

@@ -33,7 +33,6 @@ class ClearmlLogger(Logger):
     Args:
         run_dir: the run folder; an offline session goes to `clearml/` in it unless CLEARML_CACHE_DIR is set.
         run_name: the task's name.
-        cache_dir: unused here; every logger is given it.
         project: project name, with slashes for sub-projects.
         tags: labels of the task.
         output_uri: where models go: true for the server's own file store, or an address such as s3://bucket.
@@ -48,7 +47,6 @@ class ClearmlLogger(Logger):
         *,
         run_dir: Path,
         run_name: str,
-        cache_dir: Path | None = None,
         project: str = "darkroom",
         tags: Sequence[str] = (),
         output_uri: bool | str = True,
@@ -66,7 +64,7 @@ class ClearmlLogger(Logger):
         self._tags = tags
         self._output_uri = output_uri
         self._offline = offline
-        self._mode = Mode(online=False)
+        self._mode = Mode(online=False, is_wanted=True)
         self._task: Any = None
         self._where = "ClearML: the task was not opened"
 
@@ -82,7 +80,9 @@ class ClearmlLogger(Logger):
                 if self._offline is False:
                     raise
                 mode = Mode(online=False, reason=f"the server did not take the task ({error})")
-        log.warning("ClearML works offline: %s.", mode.reason)
+        log.log(
+            logging.INFO if mode.is_wanted else logging.WARNING, "ClearML works offline: %s.", mode.reason
+        )
         self._open(mode)
 
     def _open(self, mode: Mode) -> None:

@@ -54,10 +54,11 @@ def prepare_sdk() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """Whether to talk to a server, and why not."""
+    """Whether to talk to a server, why not, and whether that was to be expected."""
 
     online: bool
     reason: str = ""
+    is_wanted: bool = False
 
 
 def choose_mode(offline: bool | str) -> Mode:
@@ -76,16 +77,17 @@ def choose_mode(offline: bool | str) -> Mode:
     from clearml.config import config_obj
 
     if offline is True:
-        return Mode(online=False, reason="logger.clearml.offline=true")
+        return Mode(online=False, is_wanted=True, reason="logger.clearml.offline=true")
     if ENV_OFFLINE_MODE.get():
-        return Mode(online=False, reason="CLEARML_OFFLINE_MODE is set")
+        return Mode(online=False, is_wanted=True, reason="CLEARML_OFFLINE_MODE is set")
     key = ENV_ACCESS_KEY.get(default=config_obj.get("api.credentials.access_key", None))
     secret = ENV_SECRET_KEY.get(default=config_obj.get("api.credentials.secret_key", None))
     has_credentials = bool((key and secret) or ENV_AUTH_TOKEN.get())
     if offline is False:
         return Mode(online=True)
     if not has_credentials:
-        return Mode(online=False, reason="no ClearML credentials (docs/clearml.md says how to set them)")
+        reason = "no credentials (docs/clearml.md says how to set them)"
+        return Mode(online=False, is_wanted=True, reason=reason)
     host = Session.get_api_server_host()
     problem = _probe(host, (key, secret) if key and secret else None)
     return Mode(online=not problem, reason=f"the server {host} {problem}" if problem else "")
@@ -143,9 +145,11 @@ def open_task(
     from clearml.binding.environ_bind import PatchOsFork
     from clearml.config.cache import SessionCache
     from clearml.config.defs import PROC_MASTER_ID_ENV_VAR
+    from clearml.debugging.log import LoggerRoot
     from clearml.utilities.check_updates import CheckPackageUpdates
 
     prepare_sdk()
+    LoggerRoot.get_base_logger().setLevel(logging.WARNING)  # it tells much in the middle of the console
     # Set by a parent that had a task of its own: Task.init would return a stub that swallows everything.
     PROC_MASTER_ID_ENV_VAR.pop()
     _place_cache(folder)

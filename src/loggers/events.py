@@ -26,6 +26,14 @@ class Event:
         """Makes the call."""
         getattr(logger, f"log_{self.kind}")(**self.arguments)
 
+    def num_bytes(self) -> int:
+        """Size of the file or folder that goes with the call."""
+        if self.kind not in _PATH_KINDS:
+            return 0
+        path = Path(self.arguments["path"])
+        files = path.rglob("*") if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def to_line(self, folder: Path) -> str:
         """One line of JSON. Files inside `folder` are named relative to it, so that a run folder can move."""
         arguments = dict(self.arguments)

@@ -15,7 +15,7 @@ class JsonlLogger(EventLogger):
     killed run keeps what it logged. A resumed run appends.
     """
 
-    def __init__(self, *, run_dir: Path, run_name: str = "", cache_dir: Path | None = None) -> None:
+    def __init__(self, *, run_dir: Path) -> None:
         self._folder = run_dir
         self._path = run_dir / "metrics.jsonl"
         self._file: TextIO | None = None

@@ -17,12 +17,15 @@ from src.loggers.redact import redact
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+_SLOWEST_UPLOAD = 1e6  # bytes a second; what is slower than this counts as hanging
+_LONGEST_UPLOAD = 1800.0  # seconds
 _COMPLAINTS = 3  # how many failures of one logger are told one by one
 
 
 class MultiLogger(EventLogger):
     """Passes every call to each logger through a bounded queue and a thread of its own.
 
+    From `start` to `close` it also passes on what the program logs, for the trackers' console pages.
     metrics.jsonl is always one of them, and holds everything. So a tracker that raises, hangs or cannot be
     opened loses nothing: `where` says what it did not take and that the run can be sent again from there.
 
@@ -31,7 +34,8 @@ class MultiLogger(EventLogger):
         run_dir: the run folder, where metrics.jsonl goes.
         is_main: false in all processes but one: nothing is opened or logged there.
         start_timeout: seconds that training waits for the loggers to open, all together.
-        close_timeout: seconds that the end of the run waits for them, all together.
+        close_timeout: seconds that the end of the run waits for them, all together; more where large files
+            are still on their way.
         queue_size: calls that may wait for a slow logger before it is passed over.
     """
 
@@ -51,6 +55,7 @@ class MultiLogger(EventLogger):
         self._start_timeout = start_timeout
         self._close_timeout = close_timeout
         self._closed = False
+        self._console = _Console(self)
 
     def start(self) -> None:
         """Opens all loggers side by side; waits `start_timeout` at most, the slow ones open later."""
@@ -60,6 +65,7 @@ class MultiLogger(EventLogger):
         for guard in self._guards:
             if not guard.started.wait(max(0.0, deadline - time.monotonic())):
                 log.warning("%s takes long to open; training goes on without waiting for it.", guard.name)
+        logging.getLogger().addHandler(self._console)
 
     def handle(self, event: Event) -> None:
         """Queues one call for every logger; never raises and never waits."""
@@ -76,7 +82,10 @@ class MultiLogger(EventLogger):
         if self._closed:
             return
         self._closed = True
-        deadline = time.monotonic() + self._close_timeout
+        logging.getLogger().removeHandler(self._console)
+        num_bytes = max((guard.num_waiting_bytes() for guard in self._guards), default=0)
+        wait = self._close_timeout + min(num_bytes / _SLOWEST_UPLOAD, _LONGEST_UPLOAD)
+        deadline = time.monotonic() + wait
         for guard in self._guards:
             guard.ask_to_close(status, message)
         for guard in self._guards:
@@ -87,6 +96,20 @@ class MultiLogger(EventLogger):
         return "\n".join(line for guard in self._guards for line in guard.where())
 
 
+class _Console(logging.Handler):
+    """Passes the program's own log lines on as text."""
+
+    def __init__(self, logger: MultiLogger) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logger
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What loggers say about themselves would come round in circles.
+        if not record.name.startswith("src.loggers."):
+            self._logger.log_text(self.format(record))
+
+
 class _Guard:
     """One logger, its queue and its thread. `put` is called by training, `_work` runs in the thread."""
 
@@ -95,6 +118,7 @@ class _Guard:
         self.started = threading.Event()
         self._logger = logger
         self._queue: queue.Queue[Event | None] = queue.Queue(maxsize=queue_size)
+        self._current: Event | None = None
         self._closing: tuple[Status, str] | None = None
         self._given_up = False
         self._num_unsent = 0
@@ -109,9 +133,14 @@ class _Guard:
         try:
             self._queue.put_nowait(event)
         except queue.Full:
-            if self._num_unsent == 0:
-                log.warning("%s does not keep up and misses entries.", self.name)
             self._num_unsent += 1
+            if self._num_unsent == 1:
+                log.warning("%s does not keep up and misses entries.", self.name)
+
+    def num_waiting_bytes(self) -> int:
+        """Size of the files that are still to be sent."""
+        waiting = [self._current, *list(self._queue.queue)]
+        return sum(event.num_bytes() for event in waiting if event is not None)
 
     def ask_to_close(self, status: Status, message: str) -> None:
         self._closing = (status, message)
@@ -155,8 +184,10 @@ class _Guard:
             except queue.Empty:
                 event = None
             if event is not None:
+                self._current = event
                 if not is_open or not self._call(event.apply, self._logger):
                     self._num_unsent += 1
+                self._current = None
             elif self._closing is not None:
                 break
         if is_open and not self._given_up and self._closing is not None:

@@ -15,8 +15,8 @@ class Logger(Protocol):
     """A place where a run's numbers, pictures and files go.
 
     Constructors are cheap and never talk to a server: they check their arguments and raise `UserError`. What
-    may take time or fail happens in `start` and after. Every constructor takes the run's own values as
-    `run_dir`, `run_name` and `cache_dir` beside its settings.
+    may take time or fail happens in `start` and after. A constructor takes its settings, and what it needs of
+    the run's own values: `run_dir`, `run_name`, `cache_dir`.
     """
 
     def start(self) -> None:

@@ -17,14 +17,10 @@ class TensorboardLogger(Logger):
 
     Args:
         run_dir: the run folder.
-        run_name: unused here; every logger is given it.
-        cache_dir: unused here; every logger is given it.
         flush_seconds: how long values may wait in memory.
     """
 
-    def __init__(
-        self, *, run_dir: Path, run_name: str = "", cache_dir: Path | None = None, flush_seconds: int = 10
-    ) -> None:
+    def __init__(self, *, run_dir: Path, flush_seconds: int = 10) -> None:
         self._folder = run_dir / "tensorboard"
         self._flush_seconds = flush_seconds
         self._writer: SummaryWriter | None = None

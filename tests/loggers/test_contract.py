@@ -91,18 +91,21 @@ def _read_wandb(run_dir: Path) -> Found:
     return scalars, shown
 
 
-CASES: dict[str, tuple[Callable[..., Logger], Callable[[Path], Found]]] = {
-    "jsonl": (JsonlLogger, _read_jsonl),
-    "tensorboard": (TensorboardLogger, _read_tensorboard),
-    "clearml": (ClearmlLogger, _read_clearml),
-    "wandb": (WandbLogger, _read_wandb),
+CASES: dict[str, tuple[Callable[[Path, Path], Logger], Callable[[Path], Found]]] = {
+    "jsonl": (lambda run_dir, _: JsonlLogger(run_dir=run_dir), _read_jsonl),
+    "tensorboard": (lambda run_dir, _: TensorboardLogger(run_dir=run_dir), _read_tensorboard),
+    "clearml": (lambda run_dir, _: ClearmlLogger(run_dir=run_dir, run_name="a run"), _read_clearml),
+    "wandb": (
+        lambda run_dir, cache: WandbLogger(run_dir=run_dir, run_name="a run", cache_dir=cache),
+        _read_wandb,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_logged_can_be_read_back(name: str, run_dir: Path, files: Path, tmp_path: Path) -> None:
     make, read = CASES[name]
-    logger = make(run_dir=run_dir, run_name="a run", cache_dir=tmp_path / "cache")
+    logger = make(run_dir, tmp_path / "cache")
     logger.start()
     log_everything(logger, files)
     logger.close("completed")
@@ -118,5 +121,5 @@ def test_what_was_logged_can_be_read_back(name: str, run_dir: Path, files: Path,
 
 @pytest.mark.parametrize("name", CASES)
 def test_constructors_touch_nothing(name: str, run_dir: Path, tmp_path: Path) -> None:
-    CASES[name][0](run_dir=run_dir, run_name="a run", cache_dir=tmp_path / "cache")
+    CASES[name][0](run_dir, tmp_path / "cache")
     assert not run_dir.exists()

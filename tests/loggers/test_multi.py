@@ -108,6 +108,35 @@ def test_everything_arrives_in_order_before_close(run_dir: Path, files: Path) ->
     assert "missing" not in multi.where()
 
 
+def test_what_the_program_logs_goes_to_the_trackers(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    handlers = list(logging.getLogger().handlers)
+    multi = MultiLogger({}, run_dir=run_dir)
+    multi.start()
+    logging.getLogger("src.run").info("Model: pocket")
+    logging.getLogger("src.loggers.multi").warning("about themselves they do not tell themselves")
+    multi.close("completed")
+    logging.getLogger("src.run").info("too late")
+    (event,) = read_events(run_dir)
+    assert event.arguments["text"].endswith("INFO Model: pocket")
+    assert logging.getLogger().handlers == handlers
+
+
+def test_large_files_get_the_time_they_need(run_dir: Path, tmp_path: Path) -> None:
+    class Slow(Rude):
+        def log_model(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
+            time.sleep(1.0)
+
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "weights.bin").write_bytes(bytes(4_000_000))
+    slow = Slow("", "")
+    multi = MultiLogger({"slow": slow}, run_dir=run_dir, close_timeout=0.1)
+    multi.start()
+    multi.log_model("adapter", tmp_path / "adapter", {})
+    multi.close("completed")
+    assert slow.closed == "completed"
+
+
 def test_secrets_of_the_configuration_reach_no_logger(run_dir: Path) -> None:
     multi = MultiLogger({}, run_dir=run_dir)
     multi.start()
