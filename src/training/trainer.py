@@ -75,7 +75,7 @@ class Trainer:
         load_trainable_state: Callable[[Mapping[str, Tensor]], None],
         optimizer: Optimizer,
         objective: Objective,
-        batches: Callable[[Position], Generator[Share, None, None]],
+        batches: Callable[[Position], Iterator[Share]],
         validator: Validator | None,
         checkpointer: Checkpointer,
         callbacks: Sequence[Callback],
@@ -153,8 +153,7 @@ class Trainer:
         self._observe("on_fit_start")
 
     def _loop(self) -> str:
-        # Generators end their worker processes when they are closed.
-        with closing(self._batches(self._state.position)) as batches:
+        with closing(_closable(self._batches(self._state.position))) as batches:
             self._stopwatch = Stopwatch()
             while True:
                 reason = self._stop_reason()
@@ -300,3 +299,8 @@ class Trainer:
         with self._stopwatch.paused():
             reason = self._observers.call(hook, view, *arguments)
         self._requested_stop = self._requested_stop or reason
+
+
+def _closable(batches: Iterator[Share]) -> Generator[Share, None, None]:
+    """Closing this closes the batches with it, and that ends the loader's worker processes."""
+    yield from batches

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
 
 from src.callbacks.base import Callback
+from src.data.order import pass_order
 from src.errors import UserError
 from src.training.accelerator import make_accelerator
 from src.training.checkpoint import load_checkpoint
@@ -17,16 +19,25 @@ from tests.training.tiny import NAN_CAPTION, same
 ALGORITHMS = {
     "fused AdamW": torch.optim.AdamW,
     "fused SGD": partial(torch.optim.SGD, momentum=0.9),
-    "host-masked Adagrad": partial(torch.optim.Adamax),
+    "host-masked Adamax": torch.optim.Adamax,
 }
 
 
 def _with_nan(records):
     """The last image of pass 0 gets a caption whose embedding is NaN."""
-    from src.data.order import pass_order
-
     victim = pass_order([r.id for r in records], seed=0, pass_number=0)[9]
     return victim, [replace(r, caption=NAN_CAPTION) if r.id == victim else r for r in records]
+
+
+def _break_after(trainer, num_micro_batches):
+    """The images vanish after some micro-batches."""
+    batches = trainer._batches
+
+    def failing(position):
+        yield from islice(batches(position), num_micro_batches)
+        raise OSError("disk gone")
+
+    trainer._batches = failing
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
@@ -63,20 +74,9 @@ def test_a_checkpoint_is_never_taken_of_a_bad_step(tiny, records) -> None:
 def test_another_error_after_an_unnoticed_bad_step_saves_the_last_good_one(tiny, records) -> None:
     _, records_with_nan = _with_nan(records)
 
-    class Loader:
-        """The images vanish after step 4."""
-
     run = tiny(records=records_with_nan, log_every=100, max_steps=20, dropout=0.0)
     trainer = run.trainer()
-    batches = trainer._batches
-
-    def failing(position):
-        for index, share in enumerate(batches(position)):
-            if index == 4:
-                raise OSError("disk gone")
-            yield share
-
-    trainer._batches = failing
+    _break_after(trainer, 4)
     with pytest.raises(OSError, match="disk gone"):
         trainer.fit()
     assert [path.name for path in run.checkpoints.iterdir()] == ["step_00000002"]
@@ -93,15 +93,7 @@ def test_an_error_leaves_a_checkpoint_from_which_the_run_goes_on(tiny) -> None:
 
     run = tiny("run", callbacks=[Witness()])
     trainer = run.trainer()
-    batches = trainer._batches
-
-    def failing(position):
-        for index, share in enumerate(batches(position)):
-            if index == 5:
-                raise OSError("disk gone")
-            yield share
-
-    trainer._batches = failing
+    _break_after(trainer, 5)
     with pytest.raises(OSError, match="disk gone"):
         trainer.fit()
     assert seen == [(5, "disk gone")]

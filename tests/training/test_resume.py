@@ -1,6 +1,7 @@
 """A killed and resumed run equals an unbroken one, bit for bit."""
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -168,3 +169,9 @@ def test_metrics_survive_in_json(tiny: Callable[..., Tiny]) -> None:
     path: Path = run.trainer().fit().checkpoint
     loop = json.loads((path / "loop.json").read_text())
     assert loop["means"]["count"] == 0, "the last interval was logged at the end"
+
+
+def test_loader_workers_end_with_the_run(tiny) -> None:
+    before = set(multiprocessing.active_children())
+    tiny(num_workers=2, max_steps=3).trainer().fit()
+    assert set(multiprocessing.active_children()) <= before

@@ -1,7 +1,7 @@
 """A tiny real model, a tiny real dataset, and a trainer over both."""
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,8 @@ class Tiny:
         )
         dataset = make_dataset(self.records, text=self.text)
 
-        def batches(position: Position) -> Generator[Share, None, None]:
-            yield from step_batches(
+        def batches(position: Position) -> Iterator[Share]:
+            return step_batches(
                 dataset,
                 seed=self.seed,
                 batch_size=self.batch_size,
