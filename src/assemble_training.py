@@ -21,6 +21,7 @@ from src.data.order import Position, num_micro_batches
 from src.data.preflight import token_warnings
 from src.data.records import Record
 from src.loggers.multi import MultiLogger
+from src.metrics.evaluate import words_for_clip
 from src.models.adapters import (
     AdapterSettings,
     TrainableGroup,
@@ -39,7 +40,7 @@ from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
 
 log = logging.getLogger(__name__)
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_base(config: ModelConfig) -> DiffusionModel:
@@ -80,7 +81,7 @@ def prepare_model(
     groups = attach(model, settings, seed=config.trainer.seed)
     if config.trainer.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    model.to_device(accelerator.device, _DTYPES[accelerator.mixed_precision])
+    model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])
     return model, groups
 
 
@@ -240,11 +241,18 @@ def build_extractors(config: MetricsConfig) -> dict[str, Any]:
 def build_callbacks(config: TrainConfig, data: PreparedData) -> list[Callback]:
     """All chosen callbacks, each with those of the run's values that it asks for."""
     chosen = {name: block for name, block in config.callbacks.items() if block is not None}
-    background = parse_colour(config.dataset.background)
+    dataset, held_out = config.dataset, data.split.validation
+    background = parse_colour(dataset.background)
+    for_clip = functools.partial(
+        words_for_clip, placeholder=dataset.placeholder, class_word=dataset.class_word
+    )
     runtime: dict[str, Any] = {
-        "prompts": config.dataset.prompts,
-        "negative_prompt": config.dataset.negative_prompt,
-        "held_out": [record.path for record in data.split.validation],
+        "prompts": dataset.prompts,
+        "clip_prompts": [for_clip(prompt) for prompt in dataset.prompts],
+        "negative_prompt": dataset.negative_prompt,
+        "resolution": data.size,
+        "held_out": [record.path for record in held_out],
+        "held_out_captions": [for_clip(record.caption) for record in held_out],
         "load_image": functools.partial(load_image, background=background),
     }
     if any(block["_target_"].endswith(".SampleImages") for block in chosen.values()):

@@ -47,6 +47,7 @@ def collect_lineage(
     content_hashes: Mapping[str, str],
     captions: Mapping[str, str],
     split: Mapping[str, list[str]],
+    held_out_files: Mapping[str, str],
     base_hash: str,
     architecture: str,
 ) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def collect_lineage(
         content_hashes: sample id to the SHA-256 of its file.
         captions: sample id to caption.
         split: "train" and "validation" to sample ids.
+        held_out_files: absolute path of each held-out image to its SHA-256, to score against later.
         base_hash: hash of the base model's weights.
         architecture: the base model's architecture.
     """
@@ -70,6 +72,7 @@ def collect_lineage(
         "dataset_hash": dataset_hash(content_hashes, captions),
         "images": dict(content_hashes),
         "split": dict(split),
+        "held_out_files": dict(held_out_files),
         "seeds": {"trainer": config["trainer"]["seed"], "split": config["dataset"]["split_seed"]},
         "git": git_state(root),
         "lock_hash": sha256_file(lock) if lock.is_file() else None,

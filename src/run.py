@@ -7,22 +7,37 @@ from typing import Any
 
 import torch
 import yaml
+from tqdm import tqdm
 
-from src.assemble_data import PreparedData, ensure_files, prepare_data
+from src.assemble_data import PreparedData, ensure_assets, ensure_files, prepare_data
+from src.assemble_inference import (
+    base_model_config,
+    build_judges,
+    clip_words,
+    prompts_of,
+    sampling_settings,
+    warn_of_other_base,
+)
 from src.assemble_training import (
+    DTYPES,
     build_callbacks,
+    build_extractors,
     build_logger,
     build_trainer,
     encode_sides,
+    load_base,
     prepare_model,
     warn_of_long_captions,
 )
 from src.config.cli import Job, Outcome
-from src.config.schema import TrainConfig
+from src.config.schema import InferenceConfig, TrainConfig
 from src.files import read_json, require_writable, write_json_atomic, write_text_atomic
+from src.inference.compare import Comparison, Judges, compare
+from src.inference.resolve import AdapterSource, resolve_weights
 from src.lineage import collect_lineage, short_form
 from src.loggers.multi import MultiLogger
 from src.logs import run_log
+from src.metrics.evaluate import score_lines
 from src.models.adapters import load_trainable_state
 from src.models.base import DiffusionModel
 from src.models.export import save_adapter
@@ -103,6 +118,89 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         return outcome
 
 
+def run_inference(config: InferenceConfig, job: Job) -> Outcome:
+    """Generates with a trained adapter, beside the base model, and judges both."""
+    with run_log(job.run_dir / "inference.log"):
+        source = resolve_weights(
+            config.adapter.weights, output_dir=Path(config.paths.output_dir), run_name=config.adapter.run
+        )
+        prompts = prompts_of(config, source)
+        base = base_model_config(config, source)
+        ensure_assets(root=Path(config.paths.root_dir), dvc=base.dvc)
+        accelerator = make_accelerator(
+            mixed_precision=config.inference.mixed_precision, device=config.inference.device
+        )
+        model = load_base(base)
+        model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])
+        warn_of_other_base(model, source)
+        log.info("Adapter: %s, on %s (%s)", source.path, base.path, accelerator.device)
+        logger = build_logger(
+            config.logger,
+            run_dir=job.run_dir,
+            run_name=job.name,
+            cache_dir=Path(config.paths.cache_dir),
+            is_main=True,
+        )
+        logger.start()
+        try:
+            logger.log_config(job.resolved)
+            _write_config(job)
+            judges = build_judges(source, **build_extractors(config.metrics), device=accelerator.device)
+            comparison = _generate(
+                config, job, source=source, model=model, prompts=prompts, judges=judges, logger=logger
+            )
+        except BaseException as error:
+            logger.close("aborted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+            raise
+        logger.close("completed")
+        for line in [*score_lines(comparison.scores), *_where(job.run_dir, comparison, logger)]:
+            log.info("%s", line)
+        return Outcome(results={k: v for score in comparison.scores for k, v in score.scalars().items()})
+
+
+def _generate(
+    config: InferenceConfig,
+    job: Job,
+    *,
+    source: AdapterSource,
+    model: DiffusionModel,
+    prompts: list[str],
+    judges: Judges,
+    logger: MultiLogger,
+) -> Comparison:
+    with tqdm(unit="image", disable=None, leave=False) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.set_description(f"Generating ({what})")
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        return compare(
+            model,
+            source,
+            folder=job.run_dir,
+            prompts=prompts,
+            sampling=sampling_settings(config, source, native_resolution=model.native_resolution),
+            logger=logger,
+            judges=judges,
+            clip_prompts=clip_words(prompts, source),
+            scale=config.adapter.scale,
+            with_token_embedding=config.adapter.token_embedding,
+            merge=config.inference.merge,
+            with_base=config.inference.compare,
+            on_batch=progress,
+        )
+
+
+def _where(run_dir: Path, comparison: Comparison, logger: MultiLogger) -> list[str]:
+    return [
+        f"Grid:        {comparison.grid.resolve()}",
+        f"Images:      {(run_dir / 'images').resolve()}",
+        f"Scores:      {(run_dir / 'scores.json').resolve()}",
+        *logger.where().splitlines(),
+    ]
+
+
 def _describe(config: TrainConfig, data: PreparedData) -> str:
     width, height = data.size
     return (
@@ -128,6 +226,9 @@ def _lineage(config: TrainConfig, job: Job, data: PreparedData, model: Diffusion
         split={
             "train": [record.id for record in data.split.train],
             "validation": [record.id for record in data.split.validation],
+        },
+        held_out_files={
+            str(record.path.resolve()): data.report.hashes[record.id] for record in data.split.validation
         },
         base_hash=model.base_hash,
         architecture=model.architecture,
@@ -155,14 +256,19 @@ def _must_match(config: TrainConfig, lineage: dict[str, Any], num_processes: int
 
 def _write_records(job: Job, lineage: dict[str, Any], logger: MultiLogger) -> None:
     """What the run was made of, before it does anything: a resumed run keeps its predecessor's records."""
-    config_file = job.run_dir / "config.yaml"
-    write_text_atomic(config_file, yaml.safe_dump(job.resolved, sort_keys=False, allow_unicode=True))
+    config_file = _write_config(job)
     lineage_file = job.run_dir / "lineage.json"
     earlier = read_json(lineage_file) if lineage_file.exists() else None
     resumed_from = [] if earlier is None else [*earlier.pop("resumed_from", []), earlier]
     write_json_atomic(lineage_file, {**lineage, "resumed_from": resumed_from})
     logger.log_artifact("config", config_file)
     logger.log_artifact("lineage", lineage_file)
+
+
+def _write_config(job: Job) -> Path:
+    path = job.run_dir / "config.yaml"
+    write_text_atomic(path, yaml.safe_dump(job.resolved, sort_keys=False, allow_unicode=True))
+    return path
 
 
 def _export(

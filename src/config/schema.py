@@ -53,6 +53,7 @@ class DatasetConfig:
     sha256: str | None = None
     dvc: str | None = None
     placeholder: str | None = None
+    class_word: str = "object"
     reader: Any = None
     resolution: Any = 512
     split_seed: int = 0
@@ -146,7 +147,7 @@ class AdapterConfig:
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=list)
     text_target_modules: list[str] = field(default_factory=list)
-    initializer_word: str = "toy"
+    initializer_word: str = "object"
 
     def __post_init__(self) -> None:
         for name in ("unet", "text_encoder", "text_encoder_2"):

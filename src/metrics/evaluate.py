@@ -204,6 +204,23 @@ def table_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
     ]
 
 
+def score_lines(scores: Sequence[Score]) -> list[str]:
+    """One line for each score, for the console."""
+    lines = []
+    for score in scores:
+        parts = [f"{score.title}: {score.value:.3f}"]
+        if score.low is not None:
+            parts.append(f"95 % interval {_interval_text(score.low, score.high)}")
+        if score.floor is not None:
+            parts.append(f"base {score.floor:.3f}")
+        if score.ceiling is not None:
+            parts.append(f"held-out photos {score.ceiling:.3f}")
+        if score.gap_closed is not None:
+            parts.append(f"{score.gap_closed:.0%} of the gap closed")
+        lines.append(", ".join(parts))
+    return lines
+
+
 def words_for_clip(text: str, *, placeholder: str | None, class_word: str) -> str:
     """The prompt as CLIP should read it: it cannot know the placeholder, so the class word stands for it.
 
