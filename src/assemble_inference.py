@@ -64,9 +64,7 @@ def prompts_of(config: InferenceConfig, source: AdapterSource) -> list[str]:
     run = source.run_config()
     prompts = config.prompts or (run["dataset"]["prompts"] if run is not None else [])
     if not prompts:
-        raise UserError(
-            "Nothing to generate: set prompts, for example 'prompts=[\"a photo of a cat\"]'."
-        )
+        raise UserError("Nothing to generate: set prompts, for example 'prompts=[\"a photo of a cat\"]'.")
     if len(set(prompts)) < len(prompts):
         raise UserError("A prompt stands twice in prompts. Raise num_images for more images of one prompt.")
     return list(prompts)
@@ -77,7 +75,9 @@ def sampling_settings(
 ) -> SamplingSettings:
     """How images are generated; what is not configured is as the adapter was trained."""
     run = source.run_config()
-    dataset = run["dataset"] if run is not None else {"resolution": native_resolution, "negative_prompt": ""}
+    dataset: dict[str, Any] = (
+        run["dataset"] if run is not None else {"resolution": native_resolution, "negative_prompt": ""}
+    )
     width, height = parse_size("dataset.resolution", dataset["resolution"])
     negative = dataset["negative_prompt"] if config.negative_prompt is None else config.negative_prompt
     return SamplingSettings(
@@ -108,7 +108,7 @@ def clip_words(prompts: list[str], source: AdapterSource) -> list[str]:
 def build_judges(
     source: AdapterSource, *, dino: DinoExtractor | None, clip: ClipExtractor | None, device: torch.device
 ) -> Judges:
-    """The judging models and, where the run's held-out photos are still there, what they are compared with."""
+    """The judging models and, while the run's held-out photos are there, what they are compared with."""
     for extractor in (dino, clip):
         if extractor is not None:
             extractor.to(device)

@@ -13,6 +13,16 @@ from src.errors import UserError
 _CHUNK = 1 << 20
 
 
+def _read_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+# Read once: it can only be read by setting it, which another thread's new files would notice.
+_UMASK = _read_umask()
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
@@ -46,10 +56,8 @@ def write_bytes_atomic(path: Path, data: bytes, *, durable: bool = True) -> None
                 file.flush()
                 os.fsync(file.fileno())
         # mkstemp makes private files; what a run leaves behind is meant to be read by the group, too.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~_UMASK)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

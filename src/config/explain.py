@@ -89,7 +89,8 @@ def _keys_of(key: str, keys: Sequence[str]) -> str:
 
 def _leaf_keys(config: DictConfig, prefix: str = "") -> set[str]:
     keys: set[str] = set()
-    for name, value in OmegaConf.to_container(config, resolve=False).items():  # type: ignore[union-attr]
+    container: dict[str, object] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+    for name, value in container.items():
         keys |= _flatten(f"{prefix}{name}", value)
     return keys
 

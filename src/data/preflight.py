@@ -157,6 +157,7 @@ def _summary(names: list[str], what: str) -> list[str]:
 
 
 def token_warnings(records: list[Record], count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
+    """A line for each caption of which the text encoder would not see the end, the first few by name."""
     warnings = []
     for record in records:
         # A token is at least a byte, and two mark start and end: most captions need no counting.

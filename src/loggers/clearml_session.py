@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.loggers.protocol import Status
-from src.loggers.redact import redact_text
+from src.loggers.redact import redact, redact_yaml
 
 log = logging.getLogger(__name__)
 
@@ -302,8 +302,7 @@ def _redact_hydra() -> None:
     waiting = PatchHydra._last_untracked_state
     overrides = waiting.get("connect", {}).get("mutable", {})
     for key, value in overrides.items():
-        if isinstance(value, str):
-            overrides[key] = redact_text(value)
+        overrides |= {key: redact({key.rpartition(".")[2]: value}).popitem()[1]}
     text = waiting.get("_set_configuration")
     if text:
-        text["config_text"] = redact_text(text["config_text"])
+        text["config_text"] = redact_yaml(text["config_text"])

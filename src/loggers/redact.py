@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
-_SECRET_KEY = re.compile(
-    r"(^|_)(token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE
+_SECRET_NAME = r"(?:\w*_)?(?:token|password|passwd|secret|api_?key|access_?key|credentials?)"
+_SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)
+_SECRET_LINE = re.compile(
+    rf"""^([ \t]*{_SECRET_NAME}:[ \t]+)(?!(?:null|''|"")[ \t]*$)\S.*$""", re.IGNORECASE | re.MULTILINE
 )
 # https://user:password@host, https://token@host, and keys given in an address such as ?token=...
 # (Hydra writes a backslash before the colons of a sweep's overrides.)
@@ -25,6 +27,15 @@ def redact_text(text: str) -> str:
     return _KEY_IN_ADDRESS.sub(rf"\1{HIDDEN}", _USER_IN_ADDRESS.sub(rf"\1{HIDDEN}@", text))
 
 
+def redact_yaml(text: str) -> str:
+    """The same, and the values of keys that are named like secrets.
+
+    >>> redact_yaml("hub:\\n  token: abc\\n")
+    'hub:\\n  token: ***\\n'
+    """
+    return redact_text(_SECRET_LINE.sub(rf"\1{HIDDEN}", text))
+
+
 def redact(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a nested configuration without secrets: by the name of the key, and inside addresses."""
     return {key: _redact_value(str(key), value) for key, value in config.items()}
@@ -36,7 +47,7 @@ def _redact_value(key: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_redact_value(key, item) for item in value]
     if isinstance(value, str):
-        return HIDDEN if value and _SECRET_KEY.search(key) else redact_text(value)
+        return HIDDEN if value and _SECRET_KEY.fullmatch(key) else redact_text(value)
     return value
 
 

@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.base import DiffusionModel
+from src.models.base import DiffusionModel, is_own_weight
 from src.models.token_embedding import add_placeholder
 from src.randomness import forked_rng
 
@@ -124,6 +124,10 @@ def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> li
     groups = _collect(model, modes)
     if not groups:
         raise UserError("Everything is frozen, nothing to train. Set adapter.unet=lora (the default).")
+    for name, component in components.items():
+        if modes[name] == "full":
+            for parameter in component.parameters():
+                parameter.data = parameter.data.float()
     for group in groups:
         for _, parameter in group.parameters:
             parameter.data = parameter.data.float()
@@ -136,11 +140,13 @@ def _collect(model: DiffusionModel, modes: Mapping[str, Mode]) -> list[Trainable
     groups: dict[str, TrainableGroup] = {}
     for name, parameter in model.denoiser.named_parameters():
         component = name.split(".", 1)[0]
+        if not model.denoiser.is_used(name):
+            continue
         kind: Literal["lora", "full", "embedding"]
-        if name.endswith("token_embedding.row"):
-            key, kind = "token_embedding", "embedding"
-        elif ".lora_" in name:
+        if ".lora_" in name:
             key, kind = f"{component}_lora", "lora"
+        elif not is_own_weight(name):
+            key, kind = "token_embedding", "embedding"
         elif modes[component] == "full":
             key, kind = component, "full"
         else:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from src.errors import UserError
+from src.models.quiet import quiet_libraries
 from src.models.schedulers import make_scheduler
 from src.models.weights_hash import weights_hash
 
@@ -40,6 +41,13 @@ class Denoiser(nn.Module, ABC):
         Args:
             token_ids: one layer for each of the n text encoders.
         """
+
+    def is_used(self, parameter_name: str) -> bool:
+        """Whether a parameter takes part in a prediction. One that does not must not be trained.
+
+        It would never get a gradient, and data-parallel training waits for one from every parameter.
+        """
+        return True
 
     @abstractmethod
     def added_conditions(
@@ -185,12 +193,17 @@ class DiffusionModel(ABC):
         bf16's eight bits are too few for latents that are encoded once and kept.
         """
         self.denoiser.to(device)
-        if dtype is not None:
-            for tensor in self.denoiser.parameters():
-                if tensor.is_floating_point() and not tensor.requires_grad:
-                    tensor.data = tensor.data.to(dtype)
+        named = list(self.denoiser.named_parameters())
+        # In a component that is trained in full, what no prediction uses stays in fp32 with the rest.
+        full = {name.split(".")[0] for name, tensor in named if tensor.requires_grad and is_own_weight(name)}
+        for name, tensor in named:
+            if dtype is not None and not tensor.requires_grad and name.split(".")[0] not in full:
+                tensor.data = tensor.data.to(dtype)
         is_safe = dtype == torch.float16 and not self.vae.config.force_upcast
-        self.vae.to(device=device, dtype=dtype if is_safe else torch.float32)
+        with quiet_libraries(
+            errors_only=True
+        ):  # It warns of modules to keep in fp32, and of an empty list of them.
+            self.vae.to(device=device, dtype=dtype if is_safe else torch.float32)
         self._vae_copies.clear()
 
     def enable_gradient_checkpointing(self) -> None:
@@ -252,7 +265,8 @@ class DiffusionModel(ABC):
         if self.vae.dtype == dtype:
             return self.vae
         if dtype not in self._vae_copies:
-            self._vae_copies[dtype] = copy.deepcopy(self.vae).to(dtype)
+            with quiet_libraries(errors_only=True):
+                self._vae_copies[dtype] = copy.deepcopy(self.vae).to(dtype)
         return self._vae_copies[dtype]
 
     @cached_property
@@ -282,6 +296,11 @@ class DiffusionModel(ABC):
             ]
             digest.update(json.dumps(settings).encode())
         return digest.hexdigest()
+
+
+def is_own_weight(name: str) -> bool:
+    """Whether a parameter is a component's own, not a LoRA's or the added token's."""
+    return ".lora_" not in name and not name.endswith("token_embedding.row")
 
 
 def tokenize(tokenizers: Sequence[CLIPTokenizer], prompts: Sequence[str]) -> Int[Tensor, "n b t"]:

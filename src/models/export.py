@@ -20,7 +20,7 @@ from src.files import fsync_folder, read_json, require_free_space, write_bytes_a
 from src.models.adapter_files import EMBEDDING_FILE, LORA_FILE, MODEL_FOLDER, OUR_PREFIX, read_adapter_header
 from src.models.adapters import ADAPTER_NAME, lora_layers
 from src.models.apply import load_adapter, merge_adapter, set_adapter_scale
-from src.models.base import DiffusionModel
+from src.models.base import DiffusionModel, is_own_weight
 from src.models.safetensors_header import with_sorted_header
 from src.models.token_embedding import token_embeddings
 
@@ -48,7 +48,7 @@ def save_adapter(model: DiffusionModel, folder: Path, *, metadata: Mapping[str, 
     _require_finite(trained)
     components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
     adapted = {name: component for name, component in components.items() if lora_layers(component)}
-    full = sorted({name.split(".", 1)[0] for name in trained if _is_full(name)})
+    full = sorted({name.split(".", 1)[0] for name in trained if is_own_weight(name)})
     header = _header(model, metadata, adapted, full)
     written: list[Path] = []
     if adapted:
@@ -68,10 +68,6 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
             f"Not saved: {len(broken)} trained tensors hold NaN or infinity, such as {broken[0]}. Resume "
             "from an earlier checkpoint with a lower learning rate."
         )
-
-
-def _is_full(name: str) -> bool:
-    return ".lora_" not in name and not name.endswith("token_embedding.row")
 
 
 def _header(
@@ -171,7 +167,7 @@ def base_state(module: nn.Module) -> dict[str, Tensor]:
     """A component's own weights under their ordinary names, without any adapter's or new token's."""
     plain = {}
     for name, tensor in module.state_dict().items():
-        if ".lora_" not in name and not name.endswith("token_embedding.row"):
+        if is_own_weight(name):
             plain[name.replace(".base_layer.", ".").replace("token_embedding.table.", "token_embedding.")] = (
                 tensor.cpu().contiguous()
             )

@@ -1,5 +1,6 @@
 """Stable Diffusion XL (base)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -48,6 +49,13 @@ class StableDiffusionXLDenoiser(Denoiser):
             hidden = hidden * is_kept[:, None, None].to(hidden.dtype)
             pooled = pooled * is_kept[:, None].to(pooled.dtype)
         return hidden, pooled
+
+    def is_used(self, parameter_name: str) -> bool:
+        """Not the first encoder's last layer and final norm: its hidden states are taken before them."""
+        encoder: Any = self.get_submodule("text_encoder")
+        last = encoder.config.num_hidden_layers - 1
+        unused = rf"text_encoder\.(text_model\.)?(encoder\.layers\.{last}\.|final_layer_norm\.)"
+        return re.match(unused, parameter_name) is None
 
     def added_conditions(
         self,

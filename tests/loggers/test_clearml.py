@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -206,6 +207,8 @@ def _count_threads(send: Any) -> None:
 
 
 def test_nothing_is_left_at_home_nor_sent_anywhere(tmp_path: Path) -> None:
+    # Made here: one written in this file would stand in the git diff that the task records.
+    secret = secrets.token_hex(8)
     home = tmp_path / "home"
     home.mkdir()
     result = _python(
@@ -224,17 +227,17 @@ def test_nothing_is_left_at_home_nor_sent_anywhere(tmp_path: Path) -> None:
         logger.close("completed")
         """,
         home,
-        SECRET_PASSWORD="hunter2",
+        SECRET_PASSWORD=secret,
     )
     assert result.returncode == 0, result.stderr
     assert "connects to" not in result.stdout  # not even to ask for a newer version of the SDK
     assert list(home.rglob("*")) == []
     for file in (tmp_path / "run").rglob("*.json*"):
-        assert "hunter2" not in file.read_text()
+        assert secret not in file.read_text()
 
 
 def test_hydra_overrides_are_recorded_without_secrets(tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text("url: ''\nseed: 0\n")
+    (tmp_path / "job.yaml").write_text("url: ''\nseed: 0\nhub: {token: ''}\n")
     script = f"""
         import sys
         from pathlib import Path
@@ -249,7 +252,8 @@ def test_hydra_overrides_are_recorded_without_secrets(tmp_path: Path) -> None:
             logger.start()
             logger.close("failed" if config.seed == 1 else "completed")
 
-        sys.argv[1:] = ["-m", "seed=1,2", "url=https://me:hunter2@host/x", "hydra.sweep.dir={tmp_path}/sweep"]
+        more = ["hub.token=hunter3"]
+        sys.argv[1:] = ["-m", "seed=1,2", "url=https://me:hunter2@host/x", *more, "hydra.sweep.dir={tmp_path}/sweep"]
         main()
         """
     result = _python(script, tmp_path)
@@ -259,7 +263,8 @@ def test_hydra_overrides_are_recorded_without_secrets(tmp_path: Path) -> None:
         overrides = {key: item["value"] for key, item in task["hyperparams"]["Hydra"].items()}
         assert overrides["seed"] == str(seed)
         assert overrides["url"] == r"https\://***@host/x"
-        assert "hunter2" not in json.dumps(task | {"script": None})
+        assert overrides["hub.token"] == "***"
+        assert "hunter" not in json.dumps(task | {"script": None})
 
 
 def test_a_parent_with_a_task_of_its_own_takes_nothing(

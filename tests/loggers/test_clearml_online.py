@@ -168,7 +168,15 @@ def test_a_server_that_takes_the_login_but_no_task(server: ClearmlServer, run_di
     assert "ClearML (offline): " in logger.where()
 
 
-@pytest.mark.parametrize("trouble", ["hang", "gone", 500, "garbage"])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "hang",
+        500,
+        pytest.param("gone", marks=pytest.mark.slow),
+        pytest.param("garbage", marks=pytest.mark.slow),
+    ],
+)
 def test_a_server_that_dies_during_a_run(trouble: Any, server: ClearmlServer, run_dir: Path) -> None:
     """In a process of its own: it must also come to its end."""
     code = f"""

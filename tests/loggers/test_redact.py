@@ -1,6 +1,6 @@
 import pytest
 
-from src.loggers.redact import flatten, redact, redact_text
+from src.loggers.redact import flatten, redact, redact_text, redact_yaml
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,11 @@ def test_secrets_are_known_by_their_names() -> None:
 
 def test_flatten_keeps_empty_groups_and_lists() -> None:
     assert flatten({"a": {"b": {"c": 1}, "d": {}}, "e": [1, 2]}) == {"a.b.c": 1, "a.d": {}, "e": [1, 2]}
+
+
+def test_yaml_keeps_its_form() -> None:
+    text = (
+        "hub:\n  api_key: 'abc: d'\n  token: null\nadapter:\n  token_embedding: train\nurl: https://a@b/c\n"
+    )
+    expected = text.replace("'abc: d'", "***").replace("a@b", "***@b")
+    assert redact_yaml(text) == expected
