@@ -7,7 +7,7 @@ from src.loggers.clearml import bind_hydra
 
 def generate(config: InferenceConfig, job: Job) -> Outcome:
     """The command `generate`."""
-    from src.run import run_inference
+    from src.run.inference import run_inference
 
     return run_inference(config, job)
 

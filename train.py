@@ -7,14 +7,14 @@ from src.loggers.clearml import bind_hydra
 
 def train(config: TrainConfig, job: Job) -> Outcome:
     """The command `train`."""
-    from src.run import run_training
+    from src.run.training import run_training
 
     return run_training(config, job)
 
 
 def prepare(config: TrainConfig, job: Job) -> Outcome:
     """The command `prepare` (-cn prepare): data only."""
-    from src.run import run_prepare
+    from src.run.prepare import run_prepare
 
     return run_prepare(config, job)
 

@@ -34,6 +34,8 @@ def run_log(path: Path, *, is_main: bool = True) -> Iterator[None]:
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(_ConsoleFormatter())
     console.setLevel(logging.INFO if is_main else logging.WARNING)
+    # What libraries say of their own doings is for the file; their warnings are for the user.
+    console.addFilter(lambda record: record.name.startswith("src.") or record.levelno >= logging.WARNING)
     handlers: list[logging.Handler] = [console]
     if is_main:
         path.parent.mkdir(parents=True, exist_ok=True)

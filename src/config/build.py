@@ -1,10 +1,12 @@
 """From Hydra's DictConfig to checked dataclasses: the only code, with the mains, that sees OmegaConf."""
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError
 
 from src.config.schema import InferenceConfig, TrainConfig
 from src.config.targets import check_blocks
@@ -34,6 +36,7 @@ def check_config(config: DictConfig, *, import_external: bool = True) -> TrainCo
 
     Raises:
         UserError: with the key, its value and what is allowed.
+        ConfigKeyError: a key that the schema does not have.
     """
     schema = OmegaConf.get_type(config)
     if schema not in (TrainConfig, InferenceConfig):
@@ -41,6 +44,7 @@ def check_config(config: DictConfig, *, import_external: bool = True) -> TrainCo
             "This configuration does not build on train or inference. "
             "Begin your YAML file with: defaults: [train, _self_] (or [inference, _self_])."
         )
+    _refuse_unknown(config)
     _refuse_missing(config)
     check_blocks(plain(config), import_external=import_external)
     checked = OmegaConf.to_object(config)
@@ -53,6 +57,19 @@ def plain(config: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _refuse_unknown(config: DictConfig, prefix: str = "") -> None:
+    """A key that was added by `+` or `++` where the schema has none; OmegaConf lets them pass."""
+    known = {field.name for field in fields(OmegaConf.get_type(config))}  # type: ignore[arg-type]
+    for name in map(str, config):
+        if name not in known:
+            error = ConfigKeyError(f"Key '{name}' is not in the schema")
+            error.full_key = f"{prefix}{name}"
+            raise error
+        child = config._get_node(name)
+        if isinstance(child, DictConfig) and is_dataclass(OmegaConf.get_type(child)):
+            _refuse_unknown(child, f"{prefix}{name}.")
 
 
 def _refuse_missing(config: DictConfig) -> None:

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.config import sweep
 from src.config.build import PROJECT_ROOT, check_config, plain, register
+from src.config.composition import VERSION_BASE, Root, compose_root
 from src.config.explain import CompositionError, explain
 from src.config.schema import InferenceConfig, TrainConfig
 from src.errors import UserError
@@ -76,21 +75,19 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     register()
     sys.argv[1:] = _flags_first(sys.argv[1:])
     arguments = get_args_parser().parse_args()
-    config_name = arguments.config_name or config_name
-    extra_dir = Path(arguments.config_dir).resolve() if arguments.config_dir else None
+    extra_folder = Path(arguments.config_dir).resolve() if arguments.config_dir else None
+    root = Root(name=arguments.config_name or config_name, folder=CONFIG_DIR, extra_folder=extra_folder)
     runner = _Runner(commands)
     try:
         if not (arguments.multirun or arguments.help or arguments.hydra_help or arguments.shell_completion):
-            _check_first(config_name, arguments.overrides, extra_dir, will_run=arguments.cfg is None)
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(runner)()
+            _check_first(root, arguments.overrides, will_run=arguments.cfg is None)
+        hydra.main(version_base=VERSION_BASE, config_path=str(CONFIG_DIR), config_name=root.name)(runner)()
+        if runner.error is not None:
+            raise runner.error
     except UserError as error:
         _fail(str(error), EXIT_USAGE)
     except CompositionError as error:
-        folder = extra_dir if extra_dir and (extra_dir / f"{config_name}.yaml").is_file() else CONFIG_DIR
-        _fail(
-            explain(error, config_dir=folder, config_name=config_name, overrides=arguments.overrides),
-            EXIT_USAGE,
-        )
+        _fail(explain(error, root=root, overrides=arguments.overrides, builds_on=config_name), EXIT_USAGE)
     except OSError as error:
         if error.filename is None:
             raise
@@ -114,27 +111,18 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _check_first(
-    config_name: str, overrides: Sequence[str], extra_dir: Path | None, *, will_run: bool
-) -> None:
+def _check_first(root: Root, overrides: Sequence[str], *, will_run: bool) -> None:
     """Composes once before Hydra does, so that a refused configuration leaves no output folder behind."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3", job_name="check"):
-        if extra_dir is not None:
-            if not extra_dir.is_dir():
-                raise UserError(f"--config-dir {extra_dir} is not a folder.")
-            loader = GlobalHydra.instance().config_loader()
-            loader.get_search_path().prepend(provider="command-line", path=f"file://{extra_dir}")
-        config = compose(config_name, overrides=list(overrides))
-    GlobalHydra.instance().clear()
-    check_config(config, import_external=will_run)
+    check_config(compose_root(root, overrides), import_external=will_run)
 
 
 class _Runner:
-    """The function Hydra calls for each job. Keeps the exit code, which Hydra's main does not return."""
+    """The function Hydra calls for each job. Keeps what main does not return: exit code and error."""
 
     def __init__(self, commands: dict[str, Command]) -> None:
         self._commands = commands
         self.exit_code = 0
+        self.error: Exception | None = None
         # Hydra names the application after the calling file and looks for these on the function.
         self.__name__ = "main"
         self.__module__ = "__main__"
@@ -153,7 +141,9 @@ class _Runner:
             outcome = self._command(checked)(checked, job)
         except Exception as error:
             if not in_sweep:
-                raise
+                # Raised again behind Hydra's main, which would add lines of its own.
+                self.error = error
+                return None
             sweep.record_failure(run_dir, overrides, error)
             return float("nan")
         if in_sweep:

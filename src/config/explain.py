@@ -3,10 +3,8 @@
 import difflib
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -16,17 +14,19 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src.config.composition import Root, compose_root
+
 CompositionError = (HydraException, OmegaConfBaseException)
 
 
-def explain(error: Exception, *, config_dir: Path, config_name: str, overrides: Sequence[str]) -> str:
+def explain(error: Exception, *, root: Root, overrides: Sequence[str], builds_on: str) -> str:
     """One or two lines for the user about an error that Hydra or OmegaConf raised.
 
     Args:
         error: a `CompositionError`.
-        config_dir: the folder with the root configurations.
-        config_name: the root that was being composed.
+        root: the root configuration that was being composed.
         overrides: the command line's overrides.
+        builds_on: the program's own root, whose keys are the valid ones where `root` cannot be composed.
     """
     if isinstance(error, OverrideParseException):
         return (
@@ -37,10 +37,10 @@ def explain(error: Exception, *, config_dir: Path, config_name: str, overrides: 
         return _missing_option(error)
     unknown = _unknown_key(error)
     if unknown is not None:
-        return _unknown_key_message(unknown, config_dir, config_name, overrides)
+        return _unknown_key_message(unknown, root, overrides, builds_on)
     cause = _omegaconf_cause(error)
     if cause is not None:
-        return _bad_value(error, cause, config_dir, config_name)
+        return _bad_value(error, cause, root)
     return _first_line(error)
 
 
@@ -67,15 +67,15 @@ def _unknown_key(error: Exception) -> str | None:
     return None
 
 
-def _unknown_key_message(key: str, config_dir: Path, config_name: str, overrides: Sequence[str]) -> str:
-    config, choices = _compose_for_hints(config_dir, config_name, overrides)
+def _unknown_key_message(key: str, root: Root, overrides: Sequence[str], builds_on: str) -> str:
+    config, choices = _compose_for_hints(root, overrides, builds_on)
     keys = sorted(_leaf_keys(config))
     leaf = key.rsplit(".", maxsplit=1)[-1]
     near = difflib.get_close_matches(key, keys, n=3, cutoff=0.75)
     near += [k for k in keys if k.rsplit(".", maxsplit=1)[-1] == leaf and k not in near]
     near = near or difflib.get_close_matches(key, keys, n=3, cutoff=0.55)
     group = (near[0] if near else key).split(".", maxsplit=1)[0]
-    file = _file_of(group, choices, config_dir, config_name)
+    file = _file_of(group, choices, root)
     hint = f"Did you mean {' or '.join(near[:2])}?" if near else _keys_of(key, keys)
     return f"{key} is not a known key. {hint} ({file})"
 
@@ -102,33 +102,34 @@ def _flatten(key: str, value: object) -> set[str]:
 
 
 def _compose_for_hints(
-    config_dir: Path, config_name: str, overrides: Sequence[str]
+    root: Root, overrides: Sequence[str], builds_on: str
 ) -> tuple[DictConfig, dict[str, str]]:
     """Composes what can be composed: with the chosen groups if they are right, else the defaults."""
     chosen = [
         o
         for o in overrides
-        if re.match(r"^[a-z_/]+=[\w\[\],]+$", o) and (config_dir / o.split("=")[0]).is_dir()
+        if re.match(r"^[a-z_/]+=[\w\[\],]+$", o) and (root.folder / o.split("=")[0]).is_dir()
     ]
-    for attempt in (chosen, []):
-        try:
-            GlobalHydra.instance().clear()
-            with initialize_config_dir(str(config_dir), version_base="1.3"):
-                config = compose(config_name, overrides=list(attempt), return_hydra_config=True)
-        except CompositionError:
-            continue
-        choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
-        OmegaConf.set_struct(config, False)
-        del config["hydra"]
-        return config, choices
+    for name in (root.name, builds_on):
+        for attempt in (chosen, []):
+            try:
+                config = compose_root(replace(root, name=name), attempt, with_hydra=True)
+            except CompositionError:
+                continue
+            choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
+            OmegaConf.set_struct(config, False)
+            del config["hydra"]
+            return config, choices
     return OmegaConf.create({}), {}
 
 
-def _file_of(group: str, choices: dict[str, str], config_dir: Path, config_name: str) -> str:
+def _file_of(group: str, choices: dict[str, str], root: Root) -> str:
+    if root.is_users:
+        return root.file
     choice = choices.get(group, "")
-    if (config_dir / group / f"{choice}.yaml").is_file():
+    if (root.folder / group / f"{choice}.yaml").is_file():
         return f"conf/{group}/{choice}.yaml"
-    return f"conf/{group}/" if (config_dir / group).is_dir() else f"conf/{config_name}.yaml"
+    return f"conf/{group}/" if (root.folder / group).is_dir() else root.file
 
 
 def _missing_option(error: MissingConfigException) -> str:
@@ -142,7 +143,7 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"{group}={option} does not exist. {hint}Options of {group}: {', '.join(options)} (conf/{group}/)."
 
 
-def _bad_value(error: Exception, cause: OmegaConfBaseException, config_dir: Path, config_name: str) -> str:
+def _bad_value(error: Exception, cause: OmegaConfBaseException, root: Root) -> str:
     problem = _first_line(cause)
     if isinstance(error, ConfigCompositionException):
         if found := re.search(r"Error merging override (.+)", str(error)):
@@ -152,4 +153,4 @@ def _bad_value(error: Exception, cause: OmegaConfBaseException, config_dir: Path
             return f"{key}{problem} (conf/{found.group(1)}.yaml)."
     key = str(cause.full_key) if cause.full_key else ""
     group = key.split(".", maxsplit=1)[0]
-    return f"{key}: {problem} ({_file_of(group, {}, config_dir, config_name)})." if key else problem
+    return f"{key}: {problem} ({_file_of(group, {}, root)})." if key else problem

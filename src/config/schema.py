@@ -35,12 +35,10 @@ class ModelConfig:
     architecture: str = "auto"
     revision: str | None = None
     variant: str | None = None
-    resolution: int = 512
     dvc: str | None = None
 
     def __post_init__(self) -> None:
         require_choice("model.architecture", self.architecture, ARCHITECTURES)
-        parse_size("model.resolution", self.resolution)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +53,7 @@ class DatasetConfig:
     placeholder: str | None = None
     class_word: str = "object"
     reader: Any = None
-    resolution: Any = 512
+    resolution: Any = None
     split_seed: int = 0
     validation_fraction: float = 0.2
     crop: str = "center"
@@ -67,7 +65,8 @@ class DatasetConfig:
     negative_prompt: str = ""
 
     def __post_init__(self) -> None:
-        parse_size("dataset.resolution", self.resolution)
+        if self.resolution is not None:
+            parse_size("dataset.resolution", self.resolution)
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
         require_choice("dataset.crop", self.crop, ("center", "random"))
         require_at_least("dataset.num_variants", self.num_variants, 1)

@@ -36,7 +36,6 @@ class DatasetReport:
         hashes: SHA-256 of each record's file, by record id.
         sizes: Upright (width, height) of each record's image, by record id.
         warnings: What a user should know and may leave as it is.
-        projected_cache_bytes: What the caches of this dataset will take.
     """
 
     num_records: int
@@ -44,42 +43,29 @@ class DatasetReport:
     hashes: dict[str, str]
     sizes: dict[str, tuple[int, int]]
     warnings: list[str]
-    projected_cache_bytes: int
 
 
 def check_dataset(
     result: ReadResult,
     *,
-    resolution: tuple[int, int],
+    resolution: tuple[int, int] | None,
     name: str = "dataset",
     needs_split: bool = True,
     memo_file: Path | None = None,
-    count_tokens: Callable[[str], int] | None = None,
-    max_tokens: int = 77,
-    cache_bytes_per_record: int = 0,
 ) -> DatasetReport:
     """Inspects every image and caption.
 
     Args:
         result: What the reader found; its problems are listed with those found here.
-        resolution: (width, height) of the training images.
+        resolution: (width, height) of the training images; None if it is not known yet.
         name: What to call the dataset in messages.
         needs_split: Whether there must be enough images for training and validation.
         memo_file: See `inspect_files`.
-        count_tokens: Number of tokens of a caption, the start and end tokens included.
-        max_tokens: What the text encoder takes; longer captions are warned about, with the text that is lost.
-        cache_bytes_per_record: Projected size of one record's cache entries.
 
     Raises:
         DatasetProblems: with all that must be mended.
     """
     problems = [str(problem) for problem in result.problems]
-    width, height = resolution
-    if width <= 0 or height <= 0 or width % 8 or height % 8:
-        problems.append(
-            f"dataset.resolution={width}x{height}: must be divisible by 8, for example "
-            f"{max(8, round(width / 8) * 8)}x{max(8, round(height / 8) * 8)}."
-        )
     inspections = inspect_files((record.path for record in result.records), memo_file=memo_file)
     seen = {record.id: inspections[record.path] for record in result.records}
     by_path: dict[Path, str] = {}
@@ -99,15 +85,12 @@ def check_dataset(
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise DatasetProblems(f"{count} in the {name}. Mend them and start again:", problems)
     warnings = [*result.warnings, *_image_warnings(result.records, seen, resolution)]
-    if count_tokens is not None:
-        warnings += token_warnings(result.records, count_tokens, max_tokens)
     return DatasetReport(
         num_records=len(result.records),
         num_images=len(set(hashes.values())),
         hashes=hashes,
         sizes={id: (inspection.width, inspection.height) for id, inspection in seen.items()},
         warnings=warnings,
-        projected_cache_bytes=cache_bytes_per_record * len(result.records),
     )
 
 
@@ -126,9 +109,9 @@ def _record_problems(records: list[Record]) -> list[str]:
 
 
 def _image_warnings(
-    records: list[Record], seen: dict[str, Inspection], resolution: tuple[int, int]
+    records: list[Record], seen: dict[str, Inspection], resolution: tuple[int, int] | None
 ) -> list[str]:
-    width, height = resolution
+    width, height = resolution or (0, 0)
     misnamed, small, contents = [], [], dict[str, str]()
     duplicates = []
     for record in records:

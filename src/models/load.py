@@ -81,6 +81,25 @@ def load_model(
     return model
 
 
+def native_resolution(path: str, *, revision: str | None = None, variant: str | None = None) -> int:
+    """The side in pixels of the square images that a model was made for, from its configurations alone.
+
+    Args:
+        path: see `load_model`; a hub id that is not in the cache is downloaded.
+        revision: see `load_model`.
+        variant: see `load_model`.
+
+    Raises:
+        UserError: missing or unsupported.
+    """
+    place = _local_path(path, revision=revision, variant=variant, key="model.path")
+    if not place.is_dir():
+        place = CONFIGS / detect_single_file(place)
+    detect_folder(place)
+    unet, vae = read_json(place / "unet" / "config.json"), read_json(place / "vae" / "config.json")
+    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
 def _local_path(path: str, *, revision: str | None, variant: str | None, key: str) -> Path:
     place = Path(path).expanduser()
     if place.exists():

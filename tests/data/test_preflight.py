@@ -5,7 +5,7 @@ from PIL import Image
 
 from src.data import inspection
 from src.data.inspection import inspect_files
-from src.data.preflight import check_dataset
+from src.data.preflight import check_dataset, token_warnings
 from src.data.readers.subject import read_subject
 from src.data.records import ReadResult, Record
 from src.errors import DatasetProblems
@@ -20,8 +20,8 @@ def report(folder, **keywords):
 
 def test_a_sound_dataset(tmp_path):
     photo_folder(tmp_path, 5)
-    seen = report(tmp_path, cache_bytes_per_record=100)
-    assert (seen.num_records, seen.num_images, seen.projected_cache_bytes) == (5, 5, 500)
+    seen = report(tmp_path)
+    assert (seen.num_records, seen.num_images) == (5, 5)
     assert seen.hashes["IMG_0003.png"] == sha256_file(tmp_path / "IMG_0003.png")
     assert seen.sizes["IMG_0003.png"] == (48, 40)
     assert seen.warnings == []
@@ -35,13 +35,12 @@ def test_all_problems_are_listed_at_once(tmp_path):
     with (tmp_path / "captions.txt").open("a") as file:
         file.write("gone.png|x\nno bar\n")
     with pytest.raises(DatasetProblems) as caught:
-        report(tmp_path, resolution=(36, 32))
+        report(tmp_path, resolution=(32, 32))
     problems = caught.value.problems
-    assert len(problems) == 6
+    assert len(problems) == 5
     for part in (
         "gone.png",
         "captions.txt:8",
-        "36x32",
         "IMG_0001.png",
         "IMG_0002.png: is empty",
         "IMG_0003.png",
@@ -88,18 +87,28 @@ def test_warnings(tmp_path):
     assert any("4 images are smaller than 64x64" in warning for warning in seen.warnings)
 
 
+def too_long(folder, max_tokens):
+    records = read_subject(path=folder, placeholder="sksToy").records
+    return token_warnings(records, lambda text: len(text.split()) + 2, max_tokens)
+
+
 def test_long_captions_are_warned_about_with_what_is_lost(tmp_path):
     photo_folder(tmp_path, 2)
     (tmp_path / "captions.txt").write_text("IMG_0000.png|sksToy a b c d e\nIMG_0001.png|sksToy\n")
-    seen = report(tmp_path, count_tokens=lambda text: len(text.split()) + 2, max_tokens=6)
-    assert seen.warnings == ["IMG_0000.png: the caption has 8 tokens, 6 fit. Not seen: 'd e'."]
+    warnings = too_long(tmp_path, max_tokens=6)
+    assert warnings == ["IMG_0000.png: the caption has 8 tokens, 6 fit. Not seen: 'd e'."]
 
 
 def test_many_long_captions_do_not_flood_the_log(tmp_path):
     photo_folder(tmp_path, 14)
-    seen = report(tmp_path, count_tokens=lambda text: len(text.split()) + 2, max_tokens=4)
-    assert len(seen.warnings) == 11
-    assert seen.warnings[-1] == "4 more captions have over 4 tokens."
+    warnings = too_long(tmp_path, max_tokens=4)
+    assert len(warnings) == 11
+    assert warnings[-1] == "4 more captions have over 4 tokens."
+
+
+def test_without_a_known_resolution_no_image_is_small(tmp_path):
+    photo_folder(tmp_path, 4)
+    assert report(tmp_path, resolution=None).warnings == []
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "heic", "tiff"])

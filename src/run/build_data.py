@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.config.checks import parse_size
 from src.config.schema import DatasetConfig, TrainConfig
 from src.config.targets import build
 from src.data.data_manager import DataManager
@@ -31,13 +30,11 @@ class PreparedData:
         result: what the reader found.
         report: what the preflight saw.
         split: training and validation records.
-        size: (width, height) of the training images, in pixels.
     """
 
     result: ReadResult
     report: DatasetReport
     split: Split
-    size: tuple[int, int]
 
 
 def ensure_files(config: TrainConfig) -> None:
@@ -79,15 +76,18 @@ def read_dataset(config: TrainConfig) -> ReadResult:
     return result
 
 
-def prepare_data(config: TrainConfig) -> PreparedData:
+def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> PreparedData:
     """Reads, checks and splits the dataset; all problems are listed at once, before any work.
+
+    Args:
+        config: the run's configuration.
+        size: (width, height) of the training images in pixels, to warn of smaller ones; None if not known.
 
     Raises:
         UserError: with all that must be mended.
     """
     dataset = config.dataset
     result = read_dataset(config)
-    size = parse_size("dataset.resolution", dataset.resolution)
     report = check_dataset(
         result,
         resolution=size,
@@ -106,7 +106,7 @@ def prepare_data(config: TrainConfig) -> PreparedData:
             folder, split_seed=dataset.split_seed, validation_fraction=dataset.validation_fraction
         ),
     )
-    return PreparedData(result=result, report=report, split=split, size=size)
+    return PreparedData(result=result, report=report, split=split)
 
 
 def encoded_dataset(
@@ -114,6 +114,7 @@ def encoded_dataset(
     *,
     config: TrainConfig,
     data: PreparedData,
+    size: tuple[int, int],
     model: DiffusionModel,
     train: bool,
     live_text: bool,
@@ -124,6 +125,7 @@ def encoded_dataset(
         records: that side.
         config: the run's configuration.
         data: the whole dataset.
+        size: (width, height) of the training images, in pixels.
         model: its frozen encoders.
         train: whether crops, flips and caption dropout apply; the validation side is measured without them.
         live_text: whether the loop encodes the text, because something there is trained.
@@ -137,7 +139,7 @@ def encoded_dataset(
     return EncodedDataset(
         records,
         hashes=data.report.hashes,
-        size=data.size,
+        size=size,
         crop=dataset.crop if train else "center",
         flip=dataset.flip and train,
         num_variants=dataset.num_variants if train else 1,
@@ -168,3 +170,11 @@ def fill_cache(dataset: EncodedDataset, *, what: str, rank: int, world_size: int
 def _folder_key(dataset: DatasetConfig) -> str:
     """A folder name for what is kept about a dataset: its name, and which folder it is."""
     return f"{dataset.name}-{hashlib.sha256(str(Path(dataset.path).resolve()).encode()).hexdigest()[:8]}"
+
+
+def describe(config: TrainConfig, data: PreparedData) -> str:
+    """One line: how many images, where from, how split."""
+    return (
+        f"Data: {data.report.num_records} captioned images from {config.dataset.path}, "
+        f"{len(data.split.train)} to train on, {len(data.split.validation)} held out"
+    )

@@ -76,9 +76,9 @@ def sampling_settings(
     """How images are generated; what is not configured is as the adapter was trained."""
     run = source.run_config()
     dataset: dict[str, Any] = (
-        run["dataset"] if run is not None else {"resolution": native_resolution, "negative_prompt": ""}
+        run["dataset"] if run is not None else {"resolution": None, "negative_prompt": ""}
     )
-    width, height = parse_size("dataset.resolution", dataset["resolution"])
+    width, height = parse_size("dataset.resolution", dataset["resolution"] or native_resolution)
     negative = dataset["negative_prompt"] if config.negative_prompt is None else config.negative_prompt
     return SamplingSettings(
         negative_prompt=negative,

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from src.assemble_data import PreparedData, encoded_dataset, fill_cache
 from src.callbacks.base import Callback
-from src.config.schema import AdapterConfig, MetricsConfig, ModelConfig, TrainConfig
+from src.config.checks import parse_size
+from src.config.cli import Job
+from src.config.schema import AdapterConfig, InferenceConfig, MetricsConfig, ModelConfig, TrainConfig
 from src.config.targets import build, resolve
 from src.data.encode import EncodedDataset
 from src.data.images import load_image, parse_colour
@@ -30,7 +32,8 @@ from src.models.adapters import (
     trainable_state,
 )
 from src.models.base import DiffusionModel
-from src.models.load import load_model
+from src.models.load import load_model, native_resolution
+from src.run.build_data import PreparedData, encoded_dataset, fill_cache
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
@@ -53,6 +56,18 @@ def load_base(config: ModelConfig) -> DiffusionModel:
         revision=config.revision,
         variant=config.variant,
     )
+
+
+def training_size(config: TrainConfig) -> tuple[int, int]:
+    """(width, height) of the training images in pixels: as configured, or as the base model was made for.
+
+    Looks at the base model's configurations in any case: one that is missing or not supported is refused
+    before any work.
+    """
+    model, resolution = config.model, config.dataset.resolution
+    assert model.path is not None
+    native = native_resolution(model.path, revision=model.revision, variant=model.variant)
+    return parse_size("dataset.resolution", native if resolution is None else resolution)
 
 
 def adapter_settings(config: AdapterConfig, *, placeholder: str | None) -> AdapterSettings:
@@ -107,14 +122,19 @@ class EncodedSides:
 
 
 def encode_sides(
-    config: TrainConfig, data: PreparedData, model: DiffusionModel, accelerator: Accelerator
+    config: TrainConfig,
+    data: PreparedData,
+    *,
+    size: tuple[int, int],
+    model: DiffusionModel,
+    accelerator: Accelerator,
 ) -> EncodedSides:
-    """Both sides of the split, their caches filled by all processes together."""
+    """Both sides of the split at a size in pixels, their caches filled by all processes together."""
     live_text = trains_text(config.adapter)
 
     def side(records: list[Record], *, train: bool) -> EncodedDataset:
         return encoded_dataset(
-            records, config=config, data=data, model=model, train=train, live_text=live_text
+            records, config=config, data=data, size=size, model=model, train=train, live_text=live_text
         )
 
     sides = EncodedSides(
@@ -218,16 +238,23 @@ def build_trainer(
     )
 
 
-def build_logger(
-    config: dict[str, Any], *, run_dir: Path, run_name: str, cache_dir: Path, is_main: bool
-) -> MultiLogger:
-    """All chosen loggers behind one guard."""
+@contextmanager
+def open_logger(
+    config: TrainConfig | InferenceConfig, job: Job, *, is_main: bool = True
+) -> Iterator[MultiLogger]:
+    """All chosen loggers behind one guard, open. An error closes them as failed; success is the caller's."""
+    run = {"run_dir": job.run_dir, "run_name": job.name, "cache_dir": Path(config.paths.cache_dir)}
     loggers = {
-        name: build("logger", block, run_dir=run_dir, run_name=run_name, cache_dir=cache_dir)
-        for name, block in config.items()
-        if block is not None
+        name: build("logger", block, **run) for name, block in config.logger.items() if block is not None
     }
-    return MultiLogger(loggers, run_dir=run_dir, is_main=is_main)
+    logger = MultiLogger(loggers, run_dir=job.run_dir, is_main=is_main)
+    logger.start()
+    try:
+        logger.log_config(job.resolved)
+        yield logger
+    except BaseException as error:
+        logger.close("aborted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+        raise
 
 
 def build_extractors(config: MetricsConfig) -> dict[str, Any]:
@@ -238,7 +265,7 @@ def build_extractors(config: MetricsConfig) -> dict[str, Any]:
     }
 
 
-def build_callbacks(config: TrainConfig, data: PreparedData) -> list[Callback]:
+def build_callbacks(config: TrainConfig, data: PreparedData, *, size: tuple[int, int]) -> list[Callback]:
     """All chosen callbacks, each with those of the run's values that it asks for."""
     chosen = {name: block for name, block in config.callbacks.items() if block is not None}
     dataset, held_out = config.dataset, data.split.validation
@@ -250,7 +277,7 @@ def build_callbacks(config: TrainConfig, data: PreparedData) -> list[Callback]:
         "prompts": dataset.prompts,
         "clip_prompts": [for_clip(prompt) for prompt in dataset.prompts],
         "negative_prompt": dataset.negative_prompt,
-        "resolution": data.size,
+        "resolution": size,
         "held_out": [record.path for record in held_out],
         "held_out_captions": [for_clip(record.caption) for record in held_out],
         "load_image": functools.partial(load_image, background=background),

@@ -1,0 +1,27 @@
+"""The command `prepare`: data alone."""
+
+import logging
+from pathlib import Path
+
+from src.config.cli import Job, Outcome
+from src.config.schema import TrainConfig
+from src.files import write_json_atomic
+from src.logs import run_log
+from src.run.build_data import describe, ensure_files, prepare_data
+from src.run.build_training import training_size
+
+log = logging.getLogger(__name__)
+
+
+def run_prepare(config: TrainConfig, job: Job) -> Outcome:
+    """Makes the data present, reads and checks it, and splits it; trains nothing."""
+    with run_log(job.run_dir / "prepare.log"):
+        ensure_files(config)
+        # A base model on the hub is not downloaded for its size alone.
+        is_known = config.dataset.resolution is not None or Path(str(config.model.path)).exists()
+        data = prepare_data(config, size=training_size(config) if is_known else None)
+        log.info("%s", describe(config, data))
+        figures = {"images": data.report.num_images, "train": len(data.split.train)}
+        figures["validation"] = len(data.split.validation)
+        write_json_atomic(job.run_dir / "prepared.json", figures)
+        return Outcome(results={name: float(value) for name, value in figures.items()})

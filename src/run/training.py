@@ -1,0 +1,136 @@
+"""The command `train`: from photos to an adapter and its evidence."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from src.config.cli import Job, Outcome
+from src.config.schema import TrainConfig
+from src.files import require_writable
+from src.lineage import short_form
+from src.loggers.multi import MultiLogger
+from src.logs import run_log
+from src.models.adapters import TrainableGroup, load_trainable_state
+from src.models.base import DiffusionModel
+from src.models.export import save_adapter
+from src.run.build_data import describe, ensure_files, prepare_data
+from src.run.build_training import (
+    build_callbacks,
+    build_trainer,
+    encode_sides,
+    open_logger,
+    prepare_model,
+    training_size,
+    warn_of_long_captions,
+)
+from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
+from src.training.accelerator import make_accelerator
+from src.training.checkpoint import load_checkpoint
+from src.training.resume import resolve as resolve_resume
+from src.training.state import TrainResult
+
+log = logging.getLogger(__name__)
+
+
+def run_training(config: TrainConfig, job: Job) -> Outcome:
+    """Trains as configured and leaves the adapter and its evidence in the run folder."""
+    started = time.monotonic()
+    trainer = config.trainer
+    accelerator = make_accelerator(
+        mixed_precision=trainer.mixed_precision, device=trainer.device, deterministic=trainer.deterministic
+    )
+    is_main = accelerator.is_main_process
+    with run_log(job.run_dir / "train.log", is_main=is_main):
+        require_writable(job.run_dir)
+        resolve_resume(trainer.resume, folder=job.run_dir / "checkpoints")
+        ensure_files(config)
+        size = training_size(config)
+        data = prepare_data(config, size=size)
+        log.info("%s", describe(config, data))
+        model, groups = prepare_model(config, accelerator)
+        warn_of_long_captions(data, model)
+        log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
+        lineage = lineage_of(config, job, data, model)
+        with open_logger(config, job, is_main=is_main) as logger:
+            if is_main:
+                write_records(job, lineage, logger)
+            fit = build_trainer(
+                config,
+                accelerator=accelerator,
+                model=model,
+                groups=groups,
+                sides=encode_sides(config, data, size=size, model=model, accelerator=accelerator),
+                callbacks=build_callbacks(config, data, size=size),
+                logger=logger,
+                run_dir=job.run_dir,
+                must_match=must_match(config, lineage, size=size, num_processes=accelerator.num_processes),
+            ).fit
+            result = fit()
+            if is_main and result.received_signal is None:
+                _export(result, model, job, short_form(lineage, job.resolved), logger)
+            accelerator.wait_for_everyone()
+            logger.close("completed" if result.received_signal is None else "aborted", result.stop_reason)
+        outcome = _outcome(result, seconds=time.monotonic() - started, objective=config.objective)
+        if is_main:
+            write_result(job.run_dir, result, outcome)
+            for line in _last_lines(job.run_dir, result, logger):
+                log.info("%s", line)
+        return outcome
+
+
+def _describe_model(
+    config: TrainConfig,
+    model: DiffusionModel,
+    groups: Sequence[TrainableGroup],
+    *,
+    size: tuple[int, int],
+    device: torch.device,
+) -> str:
+    counts = {group.name: sum(p.numel() for _, p in group.parameters) for group in groups}
+    trained = ", ".join(f"{name} ({count:,} parameters)" for name, count in counts.items())
+    width, height = size
+    return (
+        f"Model: {config.model.path} ({model.architecture}) on {device}, {width}x{height} pixels; "
+        f"training {trained}"
+    )
+
+
+def _export(
+    result: TrainResult, model: DiffusionModel, job: Job, metadata: dict[str, str], logger: MultiLogger
+) -> None:
+    """Hands over the best adapter: the run's `adapter/` folder."""
+    chosen = result.best_checkpoint or result.checkpoint
+    if chosen is None:
+        return
+    load_trainable_state(model, load_checkpoint(chosen).tensors["weights"])
+    step = str(result.step if result.best is None else result.best.step)
+    folder = job.run_dir / "adapter"
+    save_adapter(model, folder, metadata={**metadata, "darkroom.step": step})
+    logger.log_model("adapter", folder, {**metadata, "darkroom.step": step})
+
+
+def _outcome(result: TrainResult, *, seconds: float, objective: str) -> Outcome:
+    results = {name.replace("/", "_"): value for name, value in result.losses.items()}
+    if result.best is not None:
+        results |= {"best_validation_loss": result.best.value, "best_step": float(result.best.step)}
+    results |= {"steps": float(result.step), "seconds": seconds}
+    value = result.best.value if objective == "validation_loss" and result.best is not None else None
+    return Outcome(exit_code=result.exit_code, objective=value, results=results)
+
+
+def _last_lines(run_dir: Path, result: TrainResult, logger: MultiLogger) -> list[str]:
+    """What came of the run and where it is."""
+    lines = [f"Trained {result.step} steps ({result.stop_reason})."]
+    if result.best is not None:
+        lines.append(f"Lowest validation loss {result.best.value:.4f} at step {result.best.step}.")
+    lines += [f"Failed and skipped: {failure}" for failure in result.failures]
+    places = {"Adapter": run_dir / "adapter", "Images": run_dir / "images", "Log": run_dir / "train.log"}
+    lines += where_lines({label: place for label, place in places.items() if place.exists()}, logger)
+    if result.received_signal is not None:
+        lines.append(f"Continue with: the same command, run.name={run_dir.name} trainer.resume=auto")
+    else:
+        lines.append("Generate with it: sh infer_run.sh")
+    return lines
