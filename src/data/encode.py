@@ -120,6 +120,11 @@ class EncodedDataset:
         batch = assemble(finished)
         return pin(batch) if torch.cuda.is_available() else batch
 
+    def num_missing(self) -> tuple[int, int]:
+        """How many images' variants and how many prompts the caches lack."""
+        images = self._missing_images(self.records)
+        return sum(len(numbers) for _, numbers in images), len(self._missing_texts(self.records))
+
     def fill(self, progress: Progress | None = None, *, rank: int = 0, world_size: int = 1) -> int:
         """Encodes what the caches lack, so that training does not wait for it.
 

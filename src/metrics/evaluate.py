@@ -216,7 +216,7 @@ def score_lines(scores: Sequence[Score]) -> list[str]:
         if score.ceiling is not None:
             parts.append(f"held-out photos {score.ceiling:.3f}")
         if score.gap_closed is not None:
-            parts.append(f"{score.gap_closed:.0%} of the gap closed")
+            parts.append(f"{round(100 * score.gap_closed)} % of the gap closed")
         lines.append(", ".join(parts))
     return lines
 

@@ -44,7 +44,8 @@ def ensure_files(config: TrainConfig) -> None:
         UserError: with every way that was tried.
     """
     data_manager(config.dataset, root=Path(config.paths.root_dir)).ensure()
-    ensure_assets(root=Path(config.paths.root_dir), dvc=config.model.dvc)
+    for dvc in (config.model.dvc, config.metrics.dvc):
+        ensure_assets(root=Path(config.paths.root_dir), dvc=dvc)
 
 
 def ensure_assets(*, root: Path, dvc: str | None) -> None:
@@ -162,9 +163,7 @@ def fill_cache(dataset: EncodedDataset, *, what: str, rank: int, world_size: int
             bar.total = total
             bar.update(done - bar.n)
 
-        num_missing = dataset.fill(progress, rank=rank, world_size=world_size)
-    if num_missing and rank == 0:
-        log.info("Encoded %d new entries for %s.", num_missing, what)
+        dataset.fill(progress, rank=rank, world_size=world_size)
 
 
 def _folder_key(dataset: DatasetConfig) -> str:

@@ -18,10 +18,13 @@ from src.config.schema import AdapterConfig, InferenceConfig, MetricsConfig, Mod
 from src.config.targets import build, resolve
 from src.data.encode import EncodedDataset
 from src.data.images import load_image, parse_colour
+from src.data.latent_cache import latent_entry_bytes
 from src.data.loader import step_batches
 from src.data.order import Position, num_micro_batches
 from src.data.preflight import token_warnings
 from src.data.records import Record
+from src.data.text_cache import text_entry_bytes
+from src.files import require_free_space
 from src.loggers.multi import MultiLogger
 from src.metrics.evaluate import words_for_clip
 from src.models.adapters import (
@@ -143,11 +146,36 @@ def encode_sides(
         held_out=side(data.split.validation, train=False),
     )
     if config.dataset.cache:
+        if accelerator.is_main_process:
+            _announce_encoding([sides.train, sides.held_out], size=size, model=model, config=config)
         ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         fill_cache(sides.train, what="training images", **ranks)
         fill_cache(sides.held_out, what="validation images", **ranks)
         accelerator.wait_for_everyone()
     return sides
+
+
+def _announce_encoding(
+    sides: Sequence[EncodedDataset], *, size: tuple[int, int], model: DiffusionModel, config: TrainConfig
+) -> None:
+    """Says what will be encoded and how large it gets, and refuses what the disk cannot hold."""
+    missing = [side.num_missing() for side in sides]
+    num_images, num_texts = sum(images for images, _ in missing), sum(texts for _, texts in missing)
+    if num_images + num_texts == 0:
+        return
+    latent = latent_entry_bytes(size, channels=model.latent_channels, factor=model.vae_scale_factor)
+    num_bytes = num_images * latent + num_texts * (_text_bytes(model) if num_texts else 0)
+    cache_dir = Path(config.paths.cache_dir)
+    log.info(
+        "Encoding %d images and %d texts, %.1f MB in %s", num_images, num_texts, num_bytes / 1e6, cache_dir
+    )
+    require_free_space(cache_dir, num_bytes, "the caches (dataset.cache=false does without)")
+
+
+def _text_bytes(model: DiffusionModel) -> int:
+    hidden, pooled = model.encode_prompts([""])
+    _, num_tokens, width = hidden.shape
+    return text_entry_bytes(num_tokens, width, pooled_width=0 if pooled is None else pooled.shape[1])
 
 
 def build_trainer(

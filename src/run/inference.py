@@ -37,7 +37,8 @@ def run_inference(config: InferenceConfig, job: Job) -> Outcome:
         )
         prompts = prompts_of(config, source)
         base = base_model_config(config, source)
-        ensure_assets(root=Path(config.paths.root_dir), dvc=base.dvc)
+        for dvc in (base.dvc, config.metrics.dvc):
+            ensure_assets(root=Path(config.paths.root_dir), dvc=dvc)
         accelerator = make_accelerator(
             mixed_precision=config.inference.mixed_precision, device=config.inference.device
         )

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from src.config.cli import Job, Outcome
 from src.config.schema import TrainConfig
+from src.data.data_manager import prepare
 from src.files import write_json_atomic
 from src.logs import run_log
-from src.run.build_data import describe, ensure_files, prepare_data
+from src.run.build_data import data_manager, describe, ensure_assets, prepare_data
 from src.run.build_training import training_size
 
 log = logging.getLogger(__name__)
@@ -16,7 +17,11 @@ log = logging.getLogger(__name__)
 def run_prepare(config: TrainConfig, job: Job) -> Outcome:
     """Makes the data present, reads and checks it, and splits it; trains nothing."""
     with run_log(job.run_dir / "prepare.log"):
-        ensure_files(config)
+        root = Path(config.paths.root_dir)
+        # The report is what the next stage of dvc.yaml depends on.
+        log.info("%s", prepare(data_manager(config.dataset, root=root), report=job.run_dir / "dataset.json"))
+        for dvc in (config.model.dvc, config.metrics.dvc):
+            ensure_assets(root=root, dvc=dvc)
         # A base model on the hub is not downloaded for its size alone.
         is_known = config.dataset.resolution is not None or Path(str(config.model.path)).exists()
         data = prepare_data(config, size=training_size(config) if is_known else None)

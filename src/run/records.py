@@ -18,7 +18,9 @@ from src.training.state import TrainResult
 _LABEL_WIDTH = 18
 
 
-def lineage_of(config: TrainConfig, job: Job, data: PreparedData, model: DiffusionModel) -> dict[str, Any]:
+def lineage_of(
+    config: TrainConfig, job: Job, data: PreparedData, model: DiffusionModel, *, size: tuple[int, int]
+) -> dict[str, Any]:
     """What the run is made of: data, split, weights, settings, code, versions."""
     return collect_lineage(
         root=Path(config.paths.root_dir),
@@ -34,6 +36,7 @@ def lineage_of(config: TrainConfig, job: Job, data: PreparedData, model: Diffusi
         },
         base_hash=model.base_hash,
         architecture=model.architecture,
+        resolution=size,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from src.config.build import PROJECT_ROOT
 from src.config.cli import Job, Outcome
 from src.config.schema import TrainConfig
 from src.files import require_writable
@@ -50,10 +51,12 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         size = training_size(config)
         data = prepare_data(config, size=size)
         log.info("%s", describe(config, data))
+        # Before the base model: judges that are missing or prompts that are wrong are found at once.
+        callbacks = build_callbacks(config, data, size=size)
         model, groups = prepare_model(config, accelerator)
         warn_of_long_captions(data, model)
         log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
-        lineage = lineage_of(config, job, data, model)
+        lineage = lineage_of(config, job, data, model, size=size)
         with open_logger(config, job, is_main=is_main) as logger:
             if is_main:
                 write_records(job, lineage, logger)
@@ -63,7 +66,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
                 model=model,
                 groups=groups,
                 sides=encode_sides(config, data, size=size, model=model, accelerator=accelerator),
-                callbacks=build_callbacks(config, data, size=size),
+                callbacks=callbacks,
                 logger=logger,
                 run_dir=job.run_dir,
                 must_match=must_match(config, lineage, size=size, num_processes=accelerator.num_processes),
@@ -132,5 +135,11 @@ def _last_lines(run_dir: Path, result: TrainResult, logger: MultiLogger) -> list
     if result.received_signal is not None:
         lines.append(f"Continue with: the same command, run.name={run_dir.name} trainer.resume=auto")
     else:
-        lines.append("Generate with it: sh infer_run.sh")
+        lines.append(f"Generate with it: sh infer_run.sh{_arguments_for_inference(run_dir)}")
     return lines
+
+
+def _arguments_for_inference(run_dir: Path) -> str:
+    """Inference looks for runs in the default output folder only."""
+    is_default = run_dir.resolve().parent == PROJECT_ROOT / "outputs" / "train"
+    return "" if is_default else f" adapter.weights={run_dir.resolve()}"
