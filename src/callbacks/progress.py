@@ -64,10 +64,18 @@ class ProgressCallback(Callback):
             self._last_line = time.monotonic()
 
     def on_validation_end(self, run: RunView, result: ValidationResult) -> None:
-        """Shows the validation loss from now on."""
-        self._shown["validation"] = f"{result.loss:.4f}"
+        """Shows the validation loss: on a terminal from now on, else on a line of its own."""
         if self._bar is not None:
+            self._shown["validation"] = f"{result.loss:.4f}"
             self._bar.set_postfix(self._shown)
+        else:
+            log.info(
+                "step %d/%d  validation loss %.4f  (%.4f on as many training images)",
+                run.state.step,
+                run.max_steps,
+                result.loss,
+                result.train_loss,
+            )
 
     def on_fit_end(self, run: RunView, result: TrainResult) -> None:
         """Closes the bar."""

@@ -51,7 +51,8 @@ def test_without_a_terminal_there_are_few_lines(tmp_path: Path, caplog: pytest.L
         _train(ProgressCallback(seconds_between_lines=60), tmp_path)
     assert caplog.messages == [
         "step 1/10  loss 0.5000  images/s 12.3  left 0:00:18",
-        "step 10/10  loss 0.5000  images/s 12.3  validation 0.2500  left 0:00:00",
+        f"step 4/10  validation loss 0.2500  ({VALIDATION.train_loss:.4f} on as many training images)",
+        "step 10/10  loss 0.5000  images/s 12.3  left 0:00:00",
     ]
 
 
