@@ -50,6 +50,7 @@ def collect_lineage(
     held_out_files: Mapping[str, str],
     base_hash: str,
     architecture: str,
+    resolution: tuple[int, int],
 ) -> dict[str, Any]:
     """Gathers everything needed to say which data, code, weights and settings made an adapter.
 
@@ -62,6 +63,7 @@ def collect_lineage(
         held_out_files: absolute path of each held-out image to its SHA-256, to score against later.
         base_hash: hash of the base model's weights.
         architecture: the base model's architecture.
+        resolution: (width, height) of the training images in pixels, which the configuration may leave open.
     """
     lock = root / "poetry.lock"
     return {
@@ -69,6 +71,7 @@ def collect_lineage(
         "base_model": config["model"]["path"],
         "base_model_hash": base_hash,
         "dataset": config["dataset"]["name"],
+        "resolution": "x".join(map(str, resolution)),
         "dataset_hash": dataset_hash(content_hashes, captions),
         "images": dict(content_hashes),
         "split": dict(split),
@@ -94,7 +97,7 @@ def short_form(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
         "darkroom.dataset": lineage["dataset"],
         "darkroom.dataset_hash": lineage["dataset_hash"],
         "darkroom.placeholder": dataset["placeholder"] or "",
-        "darkroom.resolution": str(dataset["resolution"]),
+        "darkroom.resolution": lineage["resolution"],
         "darkroom.seed": str(lineage["seeds"]["trainer"]),
         "darkroom.git_commit": (git.get("commit") or "") + ("-dirty" if git.get("diff") else ""),
     }

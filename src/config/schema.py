@@ -182,10 +182,11 @@ class OptimizerConfig:
 
 @dataclass(slots=True, kw_only=True)
 class MetricsConfig:
-    """The models that judge generated images."""
+    """The models that judge generated images; `dvc` is the DVC file that brings the built-in ones."""
 
     dino: Any = None
     clip: Any = None
+    dvc: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
