@@ -59,14 +59,14 @@ def load_model(
     Raises:
         UserError: missing, damaged, unsupported, or another architecture than asked for.
     """
-    place = _local_path(path, revision=revision, variant=variant, key="model.path")
+    variants = variants_to_try(variant, from_hub=not Path(path).exists())
+    place = _local_path(path, revision=revision, variants=variants, key="model.path")
     found = detect_folder(place) if place.is_dir() else detect_single_file(place)
     if architecture not in ("auto", found):
         raise UserError(
             f"{path} is {found}, but model.architecture={architecture}. Set model.architecture=auto, or give "
             f"another model.path."
         )
-    variants = variants_to_try(variant, from_hub=not Path(path).exists())
     # What their warnings speak of, weights missing or too many, is checked here.
     with quiet_libraries(errors_only=True):
         parts = (
@@ -92,7 +92,8 @@ def native_resolution(path: str, *, revision: str | None = None, variant: str | 
     Raises:
         UserError: missing or unsupported.
     """
-    place = _local_path(path, revision=revision, variant=variant, key="model.path")
+    variants = variants_to_try(variant, from_hub=not Path(path).exists())
+    place = _local_path(path, revision=revision, variants=variants, key="model.path")
     if not place.is_dir():
         place = CONFIGS / detect_single_file(place)
     detect_folder(place)
@@ -100,12 +101,12 @@ def native_resolution(path: str, *, revision: str | None = None, variant: str | 
     return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
-def _local_path(path: str, *, revision: str | None, variant: str | None, key: str) -> Path:
+def _local_path(path: str, *, revision: str | None, variants: Sequence[str], key: str) -> Path:
     place = Path(path).expanduser()
     if place.exists():
         return place
     if is_hub_id(path):
-        return fetch_from_hub(path, revision=revision, variants=variants_to_try(variant, from_hub=True))
+        return fetch_from_hub(path, revision=revision, variants=variants)
     raise UserError(
         f"{key}={path} does not exist. Give a local diffusers folder, a single .safetensors file or a hub id "
         "(owner/name)."
@@ -237,10 +238,13 @@ def _single_file_schedule(path: Path, configs: Path) -> Mapping[str, Any]:
 
 
 def _load_vae(path: str, architecture: Architecture, variant: str | None) -> tuple[AutoencoderKL, list[Path]]:
-    place = _local_path(path, revision=None, variant=variant, key="model.vae_path")
+    # The variant is meant for the base model's files; a VAE of its own often comes in one only.
+    from_hub = not Path(path).exists()
+    order = (*variants_to_try(variant, from_hub=from_hub), *variants_to_try(None, from_hub=from_hub))
+    variants = tuple(dict.fromkeys(order))
+    place = _local_path(path, revision=None, variants=variants, key="model.vae_path")
     if place.is_dir():
         folder = place / "vae" if (place / "vae").is_dir() else place
-        variants = variants_to_try(variant, from_hub=not Path(path).exists())
         return _load_component(AutoencoderKL, folder, variants, torch.float32)
     read_header(place)
     config = CONFIGS / architecture / "vae"

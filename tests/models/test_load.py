@@ -180,6 +180,14 @@ def test_another_vae_from_a_folder(pocket_sd15, pocket_sdxl):
     assert whole.vae_hash == other.vae_hash == load_model(str(pocket_sdxl)).vae_hash
 
 
+def test_a_vae_that_has_not_the_variant_of_the_base(broken, pocket_sd15):
+    # As on the hub: SDXL has fp16 files, the VAE that goes with it has plain ones only.
+    for file in broken.rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    model = load_model(str(broken), variant="fp16", vae_path=str(pocket_sd15 / "vae"))
+    assert model.vae_hash == load_model(str(pocket_sd15)).vae_hash
+
+
 def test_a_vae_of_another_kind(pocket_sd15, tmp_path):
     vae = AutoencoderKL(latent_channels=16, block_out_channels=(8,), norm_num_groups=8)
     vae.save_pretrained(tmp_path)
