@@ -1,7 +1,11 @@
 """What an adapter says of its origin."""
 
+import torch
+from safetensors.torch import save_file
+
 from src.config.build import PROJECT_ROOT
 from src.lineage import collect_lineage, short_form
+from src.models.adapter_files import find_adapter_files
 
 CONFIG = {
     "run": {"name": "my_toy"},
@@ -12,7 +16,7 @@ CONFIG = {
 }
 
 
-def test_the_header_says_the_size_that_was_trained_at():
+def header():
     lineage = collect_lineage(
         root=PROJECT_ROOT,
         config=CONFIG,
@@ -24,7 +28,18 @@ def test_the_header_says_the_size_that_was_trained_at():
         architecture="sd15",
         resolution=(512, 768),
     )
-    header = short_form(lineage, CONFIG)
-    assert header["darkroom.resolution"] == "512x768"
-    assert (header["darkroom.run"], header["darkroom.seed"]) == ("my_toy", "7")
-    assert all(isinstance(value, str) for value in header.values())
+    return short_form(lineage, CONFIG)
+
+
+def test_the_header_says_the_size_that_was_trained_at():
+    said = header()
+    assert said["darkroom.resolution"] == "512x768"
+    assert (said["darkroom.run"], said["darkroom.seed"]) == ("my_toy", "7")
+    assert all(isinstance(value, str) for value in said.values())
+
+
+def test_a_lora_of_a_dataset_with_a_placeholder_stands_alone(tmp_path):
+    # Only an embedding that was trained with it has to lie beside it.
+    file = tmp_path / "toy.safetensors"
+    save_file({"unet.to_q.lora.down.weight": torch.ones(1, 1)}, file, metadata=header())
+    assert find_adapter_files(file).lora == file
