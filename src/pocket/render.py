@@ -80,6 +80,12 @@ def _trace(
     return distance, owner
 
 
+def owners(solids: Sequence[Solid], camera: Camera, width: int, height: int) -> Int16[np.ndarray, "h w"]:
+    """Which solid each pixel's centre shows, by index; negative where it shows none."""
+    nothing = Stage(floor=lambda x, y: np.ones((len(x), 3)), backdrop=lambda x, y: np.ones((len(x), 3)))
+    return _trace(solids, nothing, camera, _rays(camera, width, height))[1]
+
+
 def _visibility(
     solids: Sequence[Solid], light: Light, points: Vectors, owners: Int16[np.ndarray, "n"]
 ) -> tuple[Scalars, Scalars]:

@@ -1,0 +1,180 @@
+"""The pocket world: photos and pictograms of objects x colours x places x views, each with its caption.
+
+What is drawn is a pure function of (seed, index). Some combinations are never drawn for training, so that a
+model can be asked for what it never saw: a sixteenth of all (object, colour) pairs, and a tenth of the
+(object, colour, place) triples of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from src.pocket.objects import COLOURS, OBJECTS
+from src.pocket.pictogram import draw_pictogram
+from src.pocket.render import render
+from src.pocket.scene import Camera, Solid, turned, vector
+from src.pocket.surroundings import SURROUNDINGS, Mood, Surroundings
+
+PICTOGRAM_SHARE = 0.15
+_FIELD_OF_VIEW = 0.62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Where the object is in the picture and from where it is seen. `phrase` may be empty."""
+
+    phrase: str
+    side: float = 0.0
+    closeness: float = 1.0
+    elevation: float = 0.16
+    yaw: float = 0.0
+
+
+VIEWS: tuple[View, ...] = (
+    View(phrase=""),
+    View(phrase="close up", closeness=1.35),
+    View(phrase="small in the picture", closeness=0.62),
+    View(phrase="on the left", side=-0.85, closeness=0.85),
+    View(phrase="on the right", side=0.85, closeness=0.85),
+    View(phrase="seen from above", elevation=0.75),
+    View(phrase="turned to the left", yaw=-0.75),
+    View(phrase="turned to the right", yaw=0.75),
+)
+_OPENINGS = ("a photo of {thing}", "a picture of {thing}", "{thing}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One picture before it is drawn.
+
+    Attributes:
+        thing: the object's name.
+        colour: its colour's name.
+        place: where it is, None for a pictogram.
+        mood: the light, None for a pictogram.
+        view: position, size and angle.
+        caption: what a model gets to read.
+        seed: of everything that the caption does not say.
+    """
+
+    thing: str
+    colour: str
+    place: Surroundings | None
+    mood: Mood | None
+    view: View
+    caption: str
+    seed: int
+
+
+def is_held_out(thing: str, colour: str, place: str | None) -> bool:
+    """Whether a combination is kept out of all training, as a photo and as a pictogram."""
+    if _share(thing, colour) < 1 / 16:
+        return True
+    return place is not None and _share(thing, colour, place) < 1 / 10
+
+
+def _share(*words: str) -> float:
+    digest = hashlib.sha256("|".join(words).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def sample_scene(seed: int, index: int, *, held_out: bool = False) -> Scene:
+    """Draws the words of one scene.
+
+    Args:
+        seed: of the whole set.
+        index: of the scene in it.
+        held_out: only combinations that training never sees, instead of only the others.
+    """
+    rng = np.random.default_rng([seed, index])
+    things, colours = list(OBJECTS), list(COLOURS)
+    while True:
+        thing, colour = things[rng.integers(len(things))], colours[rng.integers(len(colours))]
+        is_pictogram = rng.random() < PICTOGRAM_SHARE
+        place = None if is_pictogram else SURROUNDINGS[rng.integers(len(SURROUNDINGS))]
+        if is_held_out(thing, colour, None if place is None else place.name) == held_out:
+            break
+    mood = None if place is None else place.moods[rng.integers(len(place.moods))]
+    view = VIEWS[rng.integers(len(VIEWS))] if rng.random() < 0.7 else VIEWS[0]
+    return Scene(
+        thing=thing,
+        colour=colour,
+        place=place,
+        mood=mood,
+        view=view,
+        caption=_caption(rng, named(thing, colour), place, mood, view),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def named(thing: str, colour: str) -> str:
+    """The object with its colour and article: "an orange car"."""
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {thing}"
+
+
+def _caption(
+    rng: np.random.Generator, name: str, place: Surroundings | None, mood: Mood | None, view: View
+) -> str:
+    if place is None or mood is None:
+        return f"a pictogram of {name}"
+    words = [f"{_OPENINGS[rng.integers(len(_OPENINGS))].format(thing=name)} {place.phrase}"]
+    # Not every caption says everything, so that short prompts work as well.
+    words += [view.phrase] if view.phrase and rng.random() < 0.85 else []
+    words += [mood.phrase] if rng.random() < 0.5 else []
+    return ", ".join(words)
+
+
+def draw(scene: Scene, *, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Renders a scene as a square picture of `size` pixels a side."""
+    rng = np.random.default_rng(scene.seed)
+    solids = OBJECTS[scene.thing](_varied(rng, scene.colour))
+    if scene.place is None or scene.mood is None:
+        return draw_pictogram(standing(solids, yaw=0.35 * scene.view.yaw), size=size)
+    subject = standing(solids, yaw=scene.view.yaw + rng.uniform(-0.3, 0.3), scale=rng.uniform(0.92, 1.08))
+    azimuth = float(rng.choice([-1, 1]) * rng.uniform(0.35, 1.25))
+    return render(
+        subject,
+        stage=scene.place.stage(rng),
+        camera=_camera(rng, subject, scene.view),
+        light=scene.mood.light(azimuth=azimuth, bounce=scene.place.bounce),
+        width=size,
+        height=size,
+    ).pixels
+
+
+def standing(solids: list[Solid], *, yaw: float = 0.0, scale: float = 1.0) -> list[Solid]:
+    """The solids turned about the vertical axis, centred, their lowest point on the floor."""
+    moved = [solid.moved(turned(yaw), vector(0, 0, 0), scale) for solid in solids]
+    low = np.min([solid.centre - solid.reach() for solid in moved], axis=0)
+    high = np.max([solid.centre + solid.reach() for solid in moved], axis=0)
+    shift = vector(-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2])
+    return [solid.moved(np.eye(3, dtype=np.float32), shift, 1.0) for solid in moved]
+
+
+def _varied(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
+    """A shade of a colour: no two red cars are quite the same red."""
+    shade = np.array(COLOURS[colour]) * rng.uniform(0.88, 1.12) * rng.uniform(0.95, 1.05, size=3)
+    red, green, blue = np.clip(shade, 0, 1)
+    return float(red), float(green), float(blue)
+
+
+def _camera(rng: np.random.Generator, subject: list[Solid], view: View) -> Camera:
+    top = max(solid.centre[2] + solid.reach()[2] for solid in subject)
+    distance = 5.6 / (view.closeness * rng.uniform(0.93, 1.07))
+    elevation = view.elevation + rng.uniform(-0.08, 0.12)
+    swing = rng.uniform(-0.12, 0.12)
+    target = vector(-view.side + rng.uniform(-0.15, 0.15), 0, top / 2 + rng.uniform(-0.12, 0.2))
+    direction = vector(
+        math.cos(elevation) * math.sin(swing), -math.cos(elevation) * math.cos(swing), math.sin(elevation)
+    )
+    return Camera(
+        position=target + np.float32(distance) * direction,
+        target=target,
+        field_of_view=_FIELD_OF_VIEW,
+        roll=float(rng.uniform(-0.06, 0.06)),
+    )
