@@ -96,7 +96,8 @@ def short_form(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
         "darkroom.base_model_hash": lineage["base_model_hash"],
         "darkroom.dataset": lineage["dataset"],
         "darkroom.dataset_hash": lineage["dataset_hash"],
-        "darkroom.placeholder": dataset["placeholder"] or "",
+        # Not "darkroom.placeholder": an export says so where an embedding was trained for it.
+        "darkroom.trigger_word": dataset["placeholder"] or "",
         "darkroom.resolution": lineage["resolution"],
         "darkroom.seed": str(lineage["seeds"]["trainer"]),
         "darkroom.git_commit": (git.get("commit") or "") + ("-dirty" if git.get("diff") else ""),
