@@ -78,8 +78,8 @@ def check_dataset(
     hashes = {id: inspection.sha256 for id, inspection in seen.items() if inspection.problem is None}
     if needs_split and not problems and len(set(hashes.values())) < 2:
         problems.append(
-            f"the dataset: {len(result.records)} records, {len(set(hashes.values()))} different images. "
-            "At least 2 are needed for training and validation. Add images."
+            f"{len(set(hashes.values()))} different image{'s' if len(set(hashes.values())) != 1 else ''}; at "
+            "least 2 are needed for training and validation. Add images."
         )
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"

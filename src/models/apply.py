@@ -43,7 +43,7 @@ def load_adapter(
     files = find_adapter_files(path)
     for file in (files.lora, files.embedding):
         if file is not None:
-            _check_architecture(model, file)
+            check_architecture(model, file)
     if files.model is not None:
         _load_full(model, files.model, scale)
     if files.lora is not None:
@@ -68,13 +68,24 @@ def merge_adapter(model: DiffusionModel) -> None:
     assert not lora_layers(model.denoiser)
 
 
-def _check_architecture(model: DiffusionModel, file: Path) -> None:
+def check_architecture(model: DiffusionModel, file: Path) -> None:
+    """Refuses an adapter file of another architecture.
+
+    Raises:
+        UserError: its header or its shapes say that it was trained for another one.
+    """
     architecture = adapter_architecture(read_header(file))
     if architecture not in (None, model.architecture):
-        raise UserError(
-            f"The adapter {file} was trained for {architecture}, the base model is {model.architecture}. "
-            f"Set model.path to a {architecture} model or choose another adapter."
-        )
+        assert architecture is not None
+        raise other_architecture(file, architecture, model)
+
+
+def other_architecture(path: Path, trained_for: str, model: DiffusionModel) -> UserError:
+    """The error for an adapter that was trained for another architecture."""
+    return UserError(
+        f"The adapter {path} was trained for {trained_for}, the base model is {model.architecture}. "
+        "Set model.path to a model of that architecture or choose another adapter (adapter.weights)."
+    )
 
 
 def _load_lora(model: DiffusionModel, file: Path, scale: float, *, must_have_effect: bool) -> None:
@@ -161,7 +172,7 @@ def _load_embedding(model: DiffusionModel, file: Path) -> None:
 def _load_full(model: DiffusionModel, folder: Path, scale: float) -> None:
     components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    _check_architecture(model, file)
+    check_architecture(model, file)
     for name in read_header(file).metadata[f"{OUR_PREFIX}full"].split(","):
         weights = "diffusion_pytorch_model.safetensors" if name == "unet" else "model.safetensors"
         state = load_file(folder / name / weights)

@@ -62,11 +62,7 @@ def load_model(
     variants = variants_to_try(variant, from_hub=not Path(path).exists())
     place = _local_path(path, revision=revision, variants=variants, key="model.path")
     found = detect_folder(place) if place.is_dir() else detect_single_file(place)
-    if architecture not in ("auto", found):
-        raise UserError(
-            f"{path} is {found}, but model.architecture={architecture}. Set model.architecture=auto, or give "
-            f"another model.path."
-        )
+    _require_architecture(path, found, architecture)
     # What their warnings speak of, weights missing or too many, is checked here.
     with quiet_libraries(errors_only=True):
         parts = (
@@ -81,24 +77,39 @@ def load_model(
     return model
 
 
-def native_resolution(path: str, *, revision: str | None = None, variant: str | None = None) -> int:
+def native_resolution(
+    path: str,
+    *,
+    architecture: Literal["auto", "sd15", "sdxl"] = "auto",
+    revision: str | None = None,
+    variant: str | None = None,
+) -> int:
     """The side in pixels of the square images that a model was made for, from its configurations alone.
 
     Args:
         path: see `load_model`; a hub id that is not in the cache is downloaded.
+        architecture: see `load_model`.
         revision: see `load_model`.
         variant: see `load_model`.
 
     Raises:
-        UserError: missing or unsupported.
+        UserError: missing, unsupported, or another architecture than asked for.
     """
     variants = variants_to_try(variant, from_hub=not Path(path).exists())
     place = _local_path(path, revision=revision, variants=variants, key="model.path")
     if not place.is_dir():
         place = CONFIGS / detect_single_file(place)
-    detect_folder(place)
+    _require_architecture(path, detect_folder(place), architecture)
     unet, vae = read_json(place / "unet" / "config.json"), read_json(place / "vae" / "config.json")
     return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def _require_architecture(path: str, found: Architecture, asked_for: str) -> None:
+    if asked_for not in ("auto", found):
+        raise UserError(
+            f"{path} is {found}, but model.architecture={asked_for}. Set model.architecture=auto, or give "
+            f"another model.path."
+        )
 
 
 def _local_path(path: str, *, revision: str | None, variants: Sequence[str], key: str) -> Path:

@@ -69,7 +69,12 @@ def training_size(config: TrainConfig) -> tuple[int, int]:
     """
     model, resolution = config.model, config.dataset.resolution
     assert model.path is not None
-    native = native_resolution(model.path, revision=model.revision, variant=model.variant)
+    native = native_resolution(
+        model.path,
+        architecture=model.architecture,  # type: ignore[arg-type]  # checked by the schema
+        revision=model.revision,
+        variant=model.variant,
+    )
     return parse_size("dataset.resolution", native if resolution is None else resolution)
 
 

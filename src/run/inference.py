@@ -7,6 +7,8 @@ from tqdm import tqdm
 
 from src.config.cli import Job, Outcome
 from src.config.schema import InferenceConfig
+from src.errors import UserError
+from src.inference.apply import require_same_architecture
 from src.inference.compare import Comparison, Judges, compare
 from src.inference.resolve import AdapterSource, resolve_weights
 from src.loggers.multi import MultiLogger
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 def run_inference(config: InferenceConfig, job: Job) -> Outcome:
     """Generates with a trained adapter, beside the base model, and judges both."""
     with run_log(job.run_dir / "inference.log"):
+        if (job.run_dir / "images").exists():
+            raise UserError(f"{job.run_dir} already holds images. Give another run.name, or move it away.")
         source = resolve_weights(
             config.adapter.weights, output_dir=Path(config.paths.output_dir), run_name=config.adapter.run
         )
@@ -44,6 +48,7 @@ def run_inference(config: InferenceConfig, job: Job) -> Outcome:
         )
         model = load_base(base)
         model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])
+        require_same_architecture(model, source)
         warn_of_other_base(model, source)
         log.info("Adapter: %s, on %s (%s)", source.path, base.path, accelerator.device)
         with open_logger(config, job) as logger:

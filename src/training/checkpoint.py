@@ -67,7 +67,7 @@ class Checkpointer:
             UserError: it cannot.
         """
         require_writable(self.folder)
-        self._require_space(num_bytes, num_checkpoints=2)
+        self.require_space(num_bytes)
 
     def save(
         self,
@@ -95,7 +95,7 @@ class Checkpointer:
             UserError: the disk cannot hold it. Older checkpoints are untouched.
         """
         num_bytes = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
-        self._require_space(num_bytes, num_checkpoints=num_reserved)
+        self.require_space(num_bytes, num_checkpoints=num_reserved)
         target = self.path(step)
         staging = self.folder / f"{_STAGING}{target.name}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,12 @@ class Checkpointer:
         _write_json(folder / MANIFEST, {**manifest, "sha256": _hash(manifest)})
         fsync_folder(folder)
 
-    def _require_space(self, num_bytes: int, *, num_checkpoints: int) -> None:
+    def require_space(self, num_bytes: int, *, num_checkpoints: int = 2) -> None:
+        """Proves, without writing anything, that the disk holds some checkpoints of about this size.
+
+        Raises:
+            UserError: it does not.
+        """
         what = "the next checkpoint" if num_checkpoints == 1 else f"the next {num_checkpoints} checkpoints"
         require_free_space(self.folder, num_checkpoints * (num_bytes + _OVERHEAD_BYTES), what)
 

@@ -1,10 +1,12 @@
 """Saving and resuming over several ranks: the main one writes, the others wait and hear whether it worked."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from src.errors import UserError
 from src.training.accelerator import Agreement
@@ -17,6 +19,11 @@ from src.training.state import TrainState
 _log = logging.getLogger(__name__)
 # Weights and the two moments of an Adam: what a checkpoint takes before the optimiser has any state.
 _NUM_COPIES = 3
+
+
+def checkpoint_bytes(weights: Iterable[Tensor]) -> int:
+    """About how large a checkpoint of these trained weights will be."""
+    return _NUM_COPIES * sum(tensor.numel() * tensor.element_size() for tensor in weights)
 
 
 class Saver:
@@ -50,8 +57,7 @@ class Saver:
         Raises:
             UserError: the disk is full or read-only, or there is nothing to resume from.
         """
-        weights = self._snapshot.trainable_state().values()
-        self._checkpointer.prepare(_NUM_COPIES * sum(t.numel() * t.element_size() for t in weights))
+        self._checkpointer.prepare(checkpoint_bytes(self._snapshot.trainable_state().values()))
         path = resolve(resume, folder=self._checkpointer.folder)
         if path is None:
             return TrainState()
@@ -88,7 +94,12 @@ class Saver:
             return
         if all_finite(self._snapshot.trainable_state().values()):
             self._write(state, num_reserved=1)
-            _log.error("Training failed; step %d is saved.", state.step)
+            _log.error(
+                "Training failed; step %d is saved in %s. Continue with this run's run.name and "
+                "trainer.resume=auto.",
+                state.step,
+                self._checkpointer.folder,
+            )
 
     def _write(self, state: TrainState, num_reserved: int) -> None:
         tensors, documents = self._snapshot.take(state)

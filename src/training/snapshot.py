@@ -62,7 +62,12 @@ class Snapshot:
         """
         loop = checkpoint.documents["loop"]
         self._check(checkpoint, loop["must_match"], loop["optimizer"]["class"])
-        self.load_trainable_state(checkpoint.tensors["weights"])
+        try:
+            self.load_trainable_state(checkpoint.tensors["weights"])
+        except UserError as error:
+            raise UserError(
+                f"{checkpoint.path} cannot be continued. {error} Or start anew with another run.name."
+            ) from error
         import_state(
             self.optimizer, self.names, checkpoint.tensors["optimizer"], loop["optimizer"]["scalars"]
         )

@@ -126,9 +126,21 @@ class Trainer:
         self._stopwatch = Stopwatch()
         self._state = TrainState()
         self._start_step = 0
+        self._is_restored = False
         self._requested_stop: str | None = None
         self._losses: dict[str, float] = {}
         self._validated_step: int | None = None
+
+    def restore(self) -> None:
+        """Checks the disk and loads the checkpoint to resume from, so that a run that cannot be continued is
+        refused before anything of it is written over. `fit` does it where it was not done before.
+
+        Raises:
+            UserError: the disk is full or read-only, or there is nothing that this run could continue.
+        """
+        self._state = self._saver.begin(self._resume)
+        self._start_step = self._state.step
+        self._is_restored = True
 
     def fit(self) -> TrainResult:
         """Trains.
@@ -146,8 +158,8 @@ class Trainer:
                 raise
 
     def _begin(self) -> None:
-        self._state = self._saver.begin(self._resume)
-        self._start_step = self._state.step
+        if not self._is_restored:
+            self.restore()
         self._denoiser.train()
         _log.info("Training from step %d to step %d.", self._start_step, self._plan.total_steps)
         self._observe("on_fit_start")
@@ -281,7 +293,8 @@ class Trainer:
                 self._saver.rescue(self._state)
         except Exception as second:
             # The first error is the one to report; this one only says why there is no newer checkpoint.
-            _log.error("The state at the failure could not be saved (%s).", describe(second))
+            if str(second) != str(error):
+                _log.error("The state at the failure could not be saved (%s).", describe(second))
         self._observe("on_exception", error)
 
     def _observe(self, hook: str, *arguments: Any) -> None:

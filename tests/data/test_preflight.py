@@ -56,7 +56,7 @@ def test_all_problems_are_listed_at_once(tmp_path):
 def test_a_set_too_small_to_split(tmp_path, num_photos):
     photo_folder(tmp_path, num_photos)
     noise_image(0).save(tmp_path / f"IMG_000{num_photos - 1}.png")
-    with pytest.raises(DatasetProblems, match="At least 2 are needed"):
+    with pytest.raises(DatasetProblems, match="at least 2 are needed"):
         report(tmp_path)
     assert report(tmp_path, needs_split=False).num_images == 1
 

@@ -90,7 +90,7 @@ def _match_captions(
         photo = name if name in photos else by_name.get(simplify(name)) or by_stem.get(_without_suffix(name))
         fault = None
         if not separator or not name:
-            fault = f"{line.strip()[:60]!r} is not filename|caption."
+            fault = f"{line.strip()[:60]!r} is not filename|caption. Put a | between them."
         elif photo is None:
             fault = f"the photo {name!r} does not exist. Restore it or delete the line."
         elif photo in captions:
