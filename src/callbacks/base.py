@@ -44,6 +44,10 @@ class Callback:
     logged, named in the run's result and skipped; training goes on. A hook may return a `StopRequest`.
     """
 
+    def results(self) -> dict[str, float]:
+        """Figures for the run's result and a sweep's table by "title/series", read when it has ended."""
+        return {}
+
     def on_fit_start(self, run: RunView) -> StopRequest | None:
         """Before the first step, after a checkpoint was loaded."""
 

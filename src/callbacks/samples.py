@@ -12,7 +12,7 @@ from src.errors import UserError
 from src.inference.generate import GeneratedImage, generate, plan_images, require_size
 from src.inference.grids import comparison_grid, save_png
 from src.inference.outputs import by_prompt, load_images, save_images
-from src.metrics.evaluate import Reference, evaluate_samples, measure_photos
+from src.metrics.evaluate import Reference, Score, evaluate_samples, measure_photos
 from src.metrics.features import ClipExtractor, ImageFeatureExtractor
 from src.models.adapters import adapter_disabled
 from src.randomness import address_seed
@@ -101,6 +101,7 @@ class SampleImages(Callback):
         self._reference: Reference | None = None
         self._photos: list[Image.Image] = []
         self._sampled_step: int | None = None
+        self._scores: list[Score] = []
 
     def on_fit_start(self, run: RunView) -> None:
         """Draws the base model's images and looks at the held-out photos once."""
@@ -132,6 +133,7 @@ class SampleImages(Callback):
     def _sample(self, run: RunView) -> None:
         step = run.state.step
         self._sampled_step = step
+        self._scores = []  # were the next one to fail, the last one's would pass for its scores
         images = generate(run.model, prompts=self._prompts, **self._settings)
         folder = run.output_dir / "images" / f"step_{step:08d}"
         for name, path in save_images(images, folder, {"step": step}).items():
@@ -145,7 +147,7 @@ class SampleImages(Callback):
         path = folder.with_suffix(".png")
         save_png(grid, path, {"prompts": self._prompts, "step": step, **self._settings})
         run.logger.log_image("samples", "grid", path, step)
-        scores = evaluate_samples(
+        self._scores = evaluate_samples(
             samples=[image.image for image in images],
             prompts=[self._words[image.prompt] for image in images],
             base_samples=[image.image for image in self._base],
@@ -154,9 +156,18 @@ class SampleImages(Callback):
             clip=self._clip,
             seed=self._settings["seed"],
         )
-        scalars = {name: value for score in scores for name, value in score.scalars().items()}
+        scalars = {name: value for score in self._scores for name, value in score.scalars().items()}
         if scalars:
             run.logger.log_scalars(scalars, step)
+
+    def results(self) -> dict[str, float]:
+        """The last samples' scores with their floor and ceiling."""
+        return {
+            name: value
+            for score in self._scores
+            for name, value in score.scalars().items()
+            if not name.endswith(("_low", "_high"))
+        }
 
     def _base_images(self, run: RunView) -> list[GeneratedImage]:
         if run.start_step > 0:

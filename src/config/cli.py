@@ -1,9 +1,12 @@
 """Around Hydra's main: the gates run first, errors become one line, a sweep's failing job becomes a row."""
 
+import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +15,22 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.config import sweep
 from src.config.build import PROJECT_ROOT, check_config, plain, register
 from src.config.composition import VERSION_BASE, Root, compose_root
 from src.config.explain import CompositionError, explain
 from src.config.schema import InferenceConfig, TrainConfig
+from src.config.sweep_signals import SIGNALS, Stopped
 from src.errors import UserError
 
 CONFIG_DIR = PROJECT_ROOT / "conf"
 EXIT_USAGE = 2
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+# Exit codes above are 128 plus the number of a signal.
+_SIGNAL_BASE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +59,14 @@ class Outcome:
     Attributes:
         exit_code: the process's exit code.
         objective: the value for Hydra's sweepers, if the command has one.
-        results: figures for the sweep's table.
+        results: figures for the sweep's table, in the order of its columns.
+        notes: what went wrong without ending the command, one line each.
     """
 
     exit_code: int = 0
     objective: float | None = None
     results: dict[str, float]
+    notes: Sequence[str] = ()
 
 
 Command = Callable[[Any, Job], Outcome]
@@ -77,26 +86,44 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     arguments = get_args_parser().parse_args()
     extra_folder = Path(arguments.config_dir).resolve() if arguments.config_dir else None
     root = Root(name=arguments.config_name or config_name, folder=CONFIG_DIR, extra_folder=extra_folder)
-    runner = _Runner(commands)
+
+    def explained(error: Exception) -> str:
+        return explain(error, root=root, overrides=arguments.overrides, builds_on=config_name)
+
+    runner = _Runner(commands, explained)
+    exit_code = 0
     try:
-        if not (arguments.multirun or arguments.help or arguments.hydra_help or arguments.shell_completion):
+        if arguments.multirun:
+            _check_sweep_first(root, arguments.overrides)
+            runner.fixed_keys = sweep.fixed_keys(arguments.overrides)
+        elif not (arguments.help or arguments.hydra_help or arguments.shell_completion):
             _check_first(root, arguments.overrides, will_run=arguments.cfg is None)
-        hydra.main(version_base=VERSION_BASE, config_path=str(CONFIG_DIR), config_name=root.name)(runner)()
+        hydra_main = hydra.main(version_base=VERSION_BASE, config_path=str(CONFIG_DIR), config_name=root.name)
+        if arguments.multirun:
+            exit_code = _run_sweep(hydra_main(runner))
+        else:
+            hydra_main(runner)()
         if runner.error is not None:
             raise runner.error
     except UserError as error:
         _fail(str(error), EXIT_USAGE)
     except CompositionError as error:
-        _fail(explain(error, root=root, overrides=arguments.overrides, builds_on=config_name), EXIT_USAGE)
+        _fail(explained(error), EXIT_USAGE)
     except OSError as error:
-        if error.filename is None:
+        message = _disk_message(error)
+        if message is None:
             raise
+        _fail(message, EXIT_FAILED)
+    except KeyboardInterrupt:
+        # While the loop trains, Ctrl-C asks it to stop and save; this is before or after.
+        _fail("Stopped by Ctrl-C. The same command starts again.", EXIT_INTERRUPTED)
+    except Exception as error:
+        traceback.print_exception(error)
         _fail(
-            f"Cannot write or read {error.filename} ({error.strerror}). Choose another folder "
-            "(paths.output_dir, paths.cache_dir) or change its permissions.",
+            f"Unexpected {type(error).__name__}; the lines above say where. What was saved before stays.",
             EXIT_FAILED,
         )
-    sys.exit(runner.exit_code or sweep.exit_code())
+    sys.exit(runner.exit_code or exit_code)
 
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
@@ -111,6 +138,90 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def _disk_message(error: OSError) -> str | None:
+    """What a user can do about an error of the file system; None if it is something else."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = "" if error.filename is None else f" for {error.filename}"
+        return (
+            f"No space left on the disk{place}. Free some, or choose another disk (paths.output_dir, "
+            "paths.cache_dir, paths.data_dir)."
+        )
+    if error.filename is None:
+        return None
+    return (
+        f"Cannot write or read {error.filename} ({error.strerror}). Choose another folder "
+        "(paths.output_dir, paths.cache_dir, paths.data_dir) or change its permissions."
+    )
+
+
+def _check_sweep_first(root: Root, overrides: Sequence[str]) -> None:
+    """Composes each value of a sweep once before anything is written.
+
+    What cannot be composed refuses the sweep, as Hydra's own sweeper would, and so does a mistake that all
+    its jobs share. A value that the gates refuse is one failed job.
+
+    Raises:
+        UserError: no job would run; or the folder holds another sweep, whose runs are not to be continued.
+    """
+    refusals: list[UserError] = []
+    lines = sweep.one_at_a_time(overrides)
+    for line in lines:
+        config = compose_root(root, line, with_hydra=True)
+        folder = Path(config.hydra.sweep.dir)
+        is_continued = OmegaConf.select(config, "trainer.resume") not in (None, "never")
+        if not is_continued and sweep.has_results(folder):
+            remedy = " or set trainer.resume=auto to continue its runs" if "trainer" in config else ""
+            raise UserError(f"{folder} already holds a sweep. Give another run.name{remedy}.")
+        try:
+            check_config(compose_root(root, line))
+        except UserError as error:
+            refusals.append(error)
+    if len(refusals) == len(lines):
+        raise refusals[0]
+
+
+def _run_sweep(run: Callable[[], None]) -> int:
+    """Runs all jobs, tells what came of them, also of a sweep that was stopped, and returns the exit code."""
+    error: BaseException | None = None
+    with SIGNALS.sweep():
+        try:
+            run()
+        except (Exception, KeyboardInterrupt) as raised:
+            error = raised
+    rows = sweep.read_rows()
+    if rows:
+        sweep.write_table(rows)
+    if SIGNALS.received is not None:
+        print(
+            f"The sweep was stopped by {SIGNALS.received.name}. Continue with: the same command, "
+            f"run.name={sweep.SweepTable.folder and sweep.SweepTable.folder.name} trainer.resume=auto"
+        )
+        return _SIGNAL_BASE + SIGNALS.received
+    if error is not None and (not rows or any(row["status"] == sweep.COMPLETED for _, row in rows)):
+        raise error
+    # Where no job has completed, a sweeper's own complaint (Optuna's: no best trial) says nothing more.
+    return EXIT_FAILED if any(row["status"] != sweep.COMPLETED for _, row in rows) else 0
+
+
+@contextmanager
+def _no_trace_of_a_refusal(run_dir: Path) -> Iterator[None]:
+    """Removes the folder that Hydra made for a command that was refused before it left more than a log."""
+    is_new = not any(run_dir.iterdir())
+    try:
+        yield
+    except (UserError, OSError, KeyboardInterrupt):
+        if is_new:
+            # Another rank may be doing the same.
+            with suppress(OSError):
+                left = list(run_dir.iterdir())
+                if all(path.suffix == ".log" for path in left):
+                    for path in left:
+                        path.unlink()
+                    run_dir.rmdir()
+                    run_dir.parent.rmdir()  # outputs/train, if this would have been the first run
+        raise
+
+
 def _check_first(root: Root, overrides: Sequence[str], *, will_run: bool) -> None:
     """Composes once before Hydra does, so that a refused configuration leaves no output folder behind."""
     check_config(compose_root(root, overrides), import_external=will_run)
@@ -119,8 +230,10 @@ def _check_first(root: Root, overrides: Sequence[str], *, will_run: bool) -> Non
 class _Runner:
     """The function Hydra calls for each job. Keeps what main does not return: exit code and error."""
 
-    def __init__(self, commands: dict[str, Command]) -> None:
+    def __init__(self, commands: dict[str, Command], explained: Callable[[Exception], str]) -> None:
         self._commands = commands
+        self._explained = explained
+        self.fixed_keys: set[str] = set()
         self.exit_code = 0
         self.error: Exception | None = None
         # Hydra names the application after the calling file and looks for these on the function.
@@ -129,27 +242,76 @@ class _Runner:
 
     def __call__(self, config: DictConfig) -> float | None:
         runtime = HydraConfig.get()
-        in_sweep = runtime.mode == RunMode.MULTIRUN
-        run_dir = Path(runtime.runtime.output_dir)
-        name = f"{config.run.name}/{runtime.job.num}" if in_sweep else str(config.run.name)
-        overrides = list(runtime.overrides.task)
+        run_dir, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
+        if runtime.mode == RunMode.MULTIRUN:
+            return self._sweep_job(config, run_dir, overrides, number=runtime.job.num)
         try:
-            checked = check_config(config)
-            job = Job(
-                run_dir=run_dir, name=name, resolved=plain(config), overrides=overrides, in_sweep=in_sweep
-            )
-            outcome = self._command(checked)(checked, job)
+            with _no_trace_of_a_refusal(run_dir):
+                outcome = self._run(config, run_dir, overrides, name=str(config.run.name), in_sweep=False)
         except Exception as error:
-            if not in_sweep:
-                # Raised again behind Hydra's main, which would add lines of its own.
-                self.error = error
-                return None
-            sweep.record_failure(run_dir, overrides, error)
-            return float("nan")
-        if in_sweep:
-            sweep.record(run_dir, overrides, outcome.results, failed=outcome.exit_code != 0)
-        self.exit_code = self.exit_code or outcome.exit_code
+            # Raised again behind Hydra's main, which would add lines of its own.
+            self.error = error
+            return None
+        self.exit_code = outcome.exit_code
         return outcome.objective
+
+    def _run(
+        self, config: DictConfig, run_dir: Path, overrides: Sequence[str], *, name: str, in_sweep: bool
+    ) -> Outcome:
+        checked = check_config(config)
+        job = Job(run_dir=run_dir, name=name, resolved=plain(config), overrides=overrides, in_sweep=in_sweep)
+        return self._command(checked)(checked, job)
+
+    def _sweep_job(
+        self, config: DictConfig, run_dir: Path, overrides: Sequence[str], *, number: int
+    ) -> float | None:
+        """Runs one job of a sweep; its failure is a row of the table and ends nothing else.
+
+        Returns:
+            The objective. None if there is none: Optuna's sweeper ends at NaN, and counts None as failed.
+        """
+        pairs = [override.partition("=") for override in overrides]
+        swept = {key: value for key, _, value in pairs if key.lstrip("+~") not in self.fixed_keys}
+        outcome: Outcome | None = None
+        has_begun = False
+        try:
+            with SIGNALS.job():
+                has_begun = True
+                sweep.write_row(run_dir, swept, sweep.RUNNING)
+                print(
+                    f"\nJob {number}: {' '.join(f'{key}={value}' for key, value in swept.items())}",
+                    flush=True,
+                )
+                name = f"{config.run.name}/{number}"
+                outcome = self._run(config, run_dir, overrides, name=name, in_sweep=True)
+                if outcome.exit_code > _SIGNAL_BASE:
+                    SIGNALS.note(outcome.exit_code - _SIGNAL_BASE)
+                    raise Stopped
+        except KeyboardInterrupt:
+            if has_begun:
+                results = {} if outcome is None else outcome.results
+                sweep.write_row(run_dir, swept, sweep.STOPPED, results=results)
+            if SIGNALS.owns_sweep:
+                raise
+            return None
+        except Exception as error:
+            message = self._message(error)
+            print(f"error: job {number}: {message}", file=sys.stderr, flush=True)
+            sweep.write_row(run_dir, swept, sweep.FAILED, notes=[message.split("\n")[0]])
+            return None
+        status = sweep.COMPLETED if outcome.exit_code == 0 else sweep.FAILED
+        sweep.write_row(run_dir, swept, status, results=outcome.results, notes=outcome.notes)
+        return outcome.objective
+
+    def _message(self, error: Exception) -> str:
+        if isinstance(error, UserError):
+            return str(error)
+        if isinstance(error, CompositionError):
+            return self._explained(error)
+        if isinstance(error, OSError) and (message := _disk_message(error)) is not None:
+            return message
+        traceback.print_exception(error)
+        return f"Unexpected {type(error).__name__}: {error}"
 
     def _command(self, config: TrainConfig | InferenceConfig) -> Command:
         if config.command not in self._commands:

@@ -17,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config.composition import Root, compose_root
 
 CompositionError = (HydraException, OmegaConfBaseException)
+# Hydra's plugins from the optional packages, by the group that they add options to.
+_OPTIONAL = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib",)}
 
 
 def explain(error: Exception, *, root: Root, overrides: Sequence[str], builds_on: str) -> str:
@@ -35,6 +37,11 @@ def explain(error: Exception, *, root: Root, overrides: Sequence[str], builds_on
         )
     if isinstance(error, MissingConfigException):
         return _missing_option(error)
+    if ambiguous := re.search(r"Ambiguous value for argument '(.+)'", _first_line(error)):
+        return (
+            f"{ambiguous.group(1)} names several values. Add -m to run a job for each, or write "
+            "key=[a,b] for a list and key='a,b' in quotes for one text."
+        )
     unknown = _unknown_key(error)
     if unknown is not None:
         return _unknown_key_message(unknown, root, overrides, builds_on)
@@ -138,6 +145,11 @@ def _missing_option(error: MissingConfigException) -> str:
     if not options:
         return _first_line(error)
     group, _, option = wanted.rpartition("/")
+    if group in _OPTIONAL and option in _OPTIONAL[group]:
+        return (
+            f"{group}={option} needs packages that are not installed. Put DARKROOM_EXTRAS=1 in front of the "
+            "command, and it installs them: DARKROOM_EXTRAS=1 sh train_run.sh ... (docs/installing.md)."
+        )
     near = difflib.get_close_matches(option, options, n=2)
     hint = f"Did you mean {' or '.join(f'{group}={name}' for name in near)}? " if near else ""
     return f"{group}={option} does not exist. {hint}Options of {group}: {', '.join(options)} (conf/{group}/)."

@@ -1,88 +1,205 @@
-"""The table of a sweep: one row a job, written by each job into its folder, collected at the end.
+"""A sweep's jobs and their table: one row a job, written by each job into its folder, collected at the end.
 
 Files, because jobs may run in other processes (joblib, submitit); the table stands also when some failed.
 """
 
-import logging
-import traceback
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer, ValueType
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.errors import UserError
 from src.files import read_json, write_json_atomic, write_text_atomic
 
 JOB_FILE = "job.json"
-_log = logging.getLogger(__name__)
-_failed_jobs: list[str] = []
+TABLE_FILE = "results.md"
+RUNNING, COMPLETED, FAILED, STOPPED = "running", "completed", "failed", "stopped"
+OBJECTIVE = "best_validation_loss"
+_MAX_CHECKED = 16  # values of one key; each takes a tenth of a second
+_KILLED = "its process ended without a word: killed, or out of memory"
+
+Row = dict[str, Any]
 
 
-def record(run_dir: Path, overrides: Sequence[str], results: dict[str, float], *, failed: bool) -> None:
-    """Leaves a job's row in its folder."""
-    row = {"overrides": list(overrides), "results": results, "status": "failed" if failed else "completed"}
+def one_at_a_time(overrides: Sequence[str]) -> list[list[str]]:
+    """Command lines of single runs that together hold each swept value once, the first of each key together.
+
+    Many fewer than the sweep's jobs, and what one value cannot be composed with the others cannot be at all.
+    """
+    fixed: list[str] = []
+    swept: list[list[str]] = []
+    for override in _parse(overrides):
+        if not override.is_sweep_override():
+            fixed.append(override.input_line or "")
+        elif values := _values(override):
+            swept.append([f"{override.get_key_element()}={value}" for value in values])
+    first = [values[0] for values in swept]
+    others = [
+        [*first[:index], value, *first[index + 1 :]]
+        for index, values in enumerate(swept)
+        for value in values[1:]
+    ]
+    return [[*fixed, *choice] for choice in [first, *others]]
+
+
+def fixed_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys to which a command line gives one value for all jobs."""
+    return {o.get_key_element().lstrip("+~") for o in _parse(overrides) if not o.is_sweep_override()}
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_interval_sweep():
+        interval = override.value()
+        assert isinstance(interval, IntervalSweep)
+        return [str(interval.start)]
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        return []  # glob(...): Hydra itself looks for the options
+    return [str(v) for v in islice(override.sweep_iterator(transformer=Transformer.encode), _MAX_CHECKED)]
+
+
+def write_row(
+    run_dir: Path,
+    swept: Mapping[str, str],
+    status: str,
+    *,
+    results: Mapping[str, float] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Leaves a job's row in its folder.
+
+    Args:
+        run_dir: the job's folder.
+        swept: the values that this job has of what was swept, by key.
+        status: `RUNNING` before it begins, so that one that is killed has a row as well.
+        results: its figures, in the order of the table's columns.
+        notes: why it failed, or what else has to be said of it; one line each.
+    """
+    # Lists, as the file's keys are sorted and the order is to stay.
+    row = {
+        "swept": [list(item) for item in swept.items()],
+        "status": status,
+        "results": [list(item) for item in (results or {}).items()],
+        "notes": list(notes),
+    }
     write_json_atomic(run_dir / JOB_FILE, row)
 
 
-def record_failure(run_dir: Path, overrides: Sequence[str], error: Exception) -> None:
-    """Leaves a failed job's row and says why, so that the other jobs can go on."""
-    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    _log.error("%s: %s", " ".join(overrides), message)
-    if not isinstance(error, UserError):
-        _log.error("%s", "".join(traceback.format_exception(error)))
-    row = {"overrides": list(overrides), "results": {}, "status": "failed", "error": message.split("\n")[0]}
-    write_json_atomic(run_dir / JOB_FILE, row)
-
-
-def exit_code() -> int:
-    """1 if a job of the sweep that ran in this process's command failed, else 0."""
-    return 1 if _failed_jobs else 0
+def has_results(folder: Path) -> bool:
+    """Whether a sweep has left rows in a folder."""
+    return any(folder.glob(f"*/{JOB_FILE}"))
 
 
 class SweepTable(Callback):
-    """Hydra's own callback: prints and writes the table when all jobs are done."""
+    """Hydra's own callback: where the sweep of this process is. Hydra makes only warnings of its errors."""
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Collects the rows of all jobs below the sweep's folder."""
-        folder = Path(config.hydra.sweep.dir)
-        rows = [(file.parent.name, read_json(file)) for file in folder.glob(f"*/{JOB_FILE}")]
-        rows.sort(key=lambda row: (not row[0].isdigit(), int(row[0]) if row[0].isdigit() else 0, row[0]))
-        if not rows:
-            return
-        _failed_jobs.extend(name for name, row in rows if row["status"] == "failed")
-        table = format_table(rows)
-        write_text_atomic(folder / "results.md", table)
-        print(f"\n{table}\nTable: {folder / 'results.md'}")
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remembers the sweep's folder."""
+        SweepTable.folder = Path(config.hydra.sweep.dir)
 
 
-def format_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """A Markdown table: job, what was swept, status, each result."""
-    keys = list(dict.fromkeys(o.split("=", 1)[0] for _, row in rows for o in row["overrides"]))
-    given = [dict(o.split("=", 1) for o in row["overrides"] if "=" in o) for _, row in rows]
-    # A key with the same value in all rows was not swept; with a single row everything is shown.
-    swept = [k for k in keys if len(rows) == 1 or len({values.get(k) for values in given}) > 1]
-    results = list(dict.fromkeys(name for _, row in rows for name in row["results"]))
+def read_rows() -> list[tuple[str, Row]]:
+    """The rows of the jobs that began, in their order."""
+    folder = SweepTable.folder
+    if folder is None:
+        return []
+    rows = [(file.parent.name, _read_row(file)) for file in folder.glob(f"*/{JOB_FILE}")]
+    rows.sort(key=lambda row: (not row[0].isdigit(), int(row[0]) if row[0].isdigit() else 0, row[0]))
+    return rows
+
+
+def _read_row(file: Path) -> Row:
+    row: Row = read_json(file)
+    row |= {"swept": dict(row["swept"]), "results": dict(row["results"])}
+    if row["status"] == RUNNING:
+        row |= {"status": FAILED, "notes": [_KILLED]}
+    return row
+
+
+def write_table(rows: Sequence[tuple[str, Row]]) -> None:
+    """Prints the table and writes it into the sweep's folder."""
+    assert SweepTable.folder is not None
+    path, table = SweepTable.folder / TABLE_FILE, format_table(rows)
+    write_text_atomic(path, table)
+    print(f"\n{table}\nTable: {path}", flush=True)
+
+
+def format_table(rows: Sequence[tuple[str, Row]]) -> str:
+    """A Markdown table: job, what was swept, status, each result; below it, what is no column.
+
+    That is the best job, the figures that are the same in all jobs, and why jobs failed.
+    """
+    swept = _names(rows, "swept")
+    texts = [{name: f"{value:.5g}" for name, value in row["results"].items()} for _, row in rows]
+    completed = [text for text, (_, row) in zip(texts, rows, strict=True) if row["status"] == COMPLETED]
+    results = _names(rows, "results")
+    same = [
+        name
+        for name in results
+        if len(completed) > 1 and name != OBJECTIVE and len({text.get(name) for text in completed}) == 1
+    ]
+    columns = [name for name in results if name not in same]
     body = [
         [
             name,
-            *(v.get(k, "") for k in swept),
+            *(_short(row["swept"].get(key, "")) for key in swept),
             row["status"],
-            *(_number(row["results"].get(r)) for r in results),
+            *(text.get(c, "") for c in columns),
         ]
-        for (name, row), v in zip(rows, given, strict=True)
+        for (name, row), text in zip(rows, texts, strict=True)
     ]
-    header = ["job", *swept, "status", *results]
-    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
-    lines = [
-        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in [header, *body]
-    ]
+    lines = [_grid([["job", *swept, "status", *columns], *body])]
+    best = min(
+        (row for row in rows if OBJECTIVE in row[1]["results"]),
+        key=lambda row: row[1]["results"][OBJECTIVE],
+        default=None,
+    )
+    if best is not None:
+        values = " ".join(f"{key}={_short(value)}" for key, value in best[1]["swept"].items())
+        lines.append(f"Lowest validation loss: {best[1]['results'][OBJECTIVE]:.5g}, job {best[0]} ({values})")
+    if same:
+        lines.append(f"Same in all jobs: {', '.join(f'{name} {completed[0][name]}' for name in same)}")
+    if notes := _notes(rows):
+        lines.append(notes)
+    return "\n\n".join(lines) + "\n"
+
+
+def _short(value: str) -> str:
+    """Sampled numbers have seventeen digits; the full ones stand in the job's folder."""
+    try:
+        return value if len(value) <= 10 else f"{float(value):.5g}"
+    except ValueError:
+        return value
+
+
+def _names(rows: Sequence[tuple[str, Row]], part: str) -> list[str]:
+    return list(dict.fromkeys(name for _, row in rows for name in row[part]))
+
+
+def _grid(cells: Sequence[Sequence[str]]) -> str:
+    escaped = [[re.sub(r"\|", r"\\|", cell) for cell in line] for line in cells]
+    widths = [max(len(line[i]) for line in escaped) for i in range(len(escaped[0]))]
     rule = ["-" * width for width in widths]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]) + "\n"
-    errors = [f"- job {name}: {row['error']}" for name, row in rows if row.get("error")]
-    return text + ("\n" + "\n".join(errors) + "\n" if errors else "")
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in escaped]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+def _notes(rows: Sequence[tuple[str, Row]]) -> str:
+    """One line for each reason, with all jobs that it stands for."""
+    jobs: dict[str, list[str]] = {}
+    for name, row in rows:
+        for note in row["notes"]:
+            jobs.setdefault(note, []).append(name)
+    return "\n".join(
+        f"- job{'s' if len(names) > 1 else ''} {', '.join(names)}: {note}" for note, names in jobs.items()
+    )

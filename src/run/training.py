@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from src.callbacks.base import Callback
 from src.config.build import PROJECT_ROOT
 from src.config.cli import Job, Outcome
 from src.config.schema import TrainConfig
+from src.errors import UserError
 from src.files import require_writable
 from src.lineage import short_form
 from src.loggers.multi import MultiLogger
@@ -29,8 +31,9 @@ from src.run.build_training import (
 )
 from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
 from src.training.accelerator import make_accelerator
-from src.training.checkpoint import load_checkpoint
+from src.training.checkpoint import Checkpointer, load_checkpoint
 from src.training.resume import resolve as resolve_resume
+from src.training.saving import checkpoint_bytes
 from src.training.state import TrainResult
 
 log = logging.getLogger(__name__)
@@ -44,9 +47,9 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         mixed_precision=trainer.mixed_precision, device=trainer.device, deterministic=trainer.deterministic
     )
     is_main = accelerator.is_main_process
+    require_writable(job.run_dir)
     with run_log(job.run_dir / "train.log", is_main=is_main):
-        require_writable(job.run_dir)
-        resolve_resume(trainer.resume, folder=job.run_dir / "checkpoints")
+        _refuse_to_replace(job.run_dir, trainer.resume)
         ensure_files(config)
         size = training_size(config)
         data = prepare_data(config, size=size)
@@ -56,11 +59,12 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         model, groups = prepare_model(config, accelerator)
         warn_of_long_captions(data, model)
         log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
+        checkpointer = Checkpointer(job.run_dir / "checkpoints", keep=trainer.keep_checkpoints)
+        weights = [parameter for group in groups for _, parameter in group.parameters]
+        checkpointer.require_space(checkpoint_bytes(weights))
         lineage = lineage_of(config, job, data, model, size=size)
         with open_logger(config, job, is_main=is_main) as logger:
-            if is_main:
-                write_records(job, lineage, logger)
-            fit = build_trainer(
+            loop = build_trainer(
                 config,
                 accelerator=accelerator,
                 model=model,
@@ -70,18 +74,37 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
                 logger=logger,
                 run_dir=job.run_dir,
                 must_match=must_match(config, lineage, size=size, num_processes=accelerator.num_processes),
-            ).fit
-            result = fit()
+            )
+            loop.restore()
+            # Only now: a run that cannot be continued keeps the records that say what it was.
+            if is_main:
+                write_records(job, lineage, logger)
+            result = loop.fit()
             if is_main and result.received_signal is None:
                 _export(result, model, job, short_form(lineage, job.resolved), logger)
             accelerator.wait_for_everyone()
             logger.close("completed" if result.received_signal is None else "aborted", result.stop_reason)
-        outcome = _outcome(result, seconds=time.monotonic() - started, objective=config.objective)
+        outcome = _outcome(result, callbacks, seconds=time.monotonic() - started, objective=config.objective)
         if is_main:
             write_result(job.run_dir, result, outcome)
-            for line in _last_lines(job.run_dir, result, logger):
+            for line in _last_lines(job, result, logger):
                 log.info("%s", line)
         return outcome
+
+
+def _refuse_to_replace(run_dir: Path, resume: str) -> None:
+    """Looks for the checkpoint to start from, and refuses to write over another run.
+
+    Raises:
+        UserError: also where the checkpoints were removed and only the adapter is left.
+    """
+    checkpoint, own = resolve_resume(resume, folder=run_dir / "checkpoints"), run_dir / "checkpoints"
+    is_continued = checkpoint is not None and checkpoint.resolve().parent == own.resolve()
+    if not is_continued and (run_dir / "adapter").exists():
+        raise UserError(
+            f"{run_dir / 'adapter'} holds a trained adapter, which trainer.resume={resume} would replace. "
+            "Give another run.name, or move that folder away."
+        )
 
 
 def _describe_model(
@@ -115,27 +138,33 @@ def _export(
     logger.log_model("adapter", folder, {**metadata, "darkroom.step": step})
 
 
-def _outcome(result: TrainResult, *, seconds: float, objective: str) -> Outcome:
-    results = {name.replace("/", "_"): value for name, value in result.losses.items()}
+def _outcome(
+    result: TrainResult, callbacks: Sequence[Callback], *, seconds: float, objective: str
+) -> Outcome:
+    results: dict[str, float] = {}
     if result.best is not None:
         results |= {"best_validation_loss": result.best.value, "best_step": float(result.best.step)}
+    results |= {name.replace("/", "_"): value for name, value in result.losses.items()}
+    for callback in callbacks:
+        results |= callback.results()
     results |= {"steps": float(result.step), "seconds": seconds}
     value = result.best.value if objective == "validation_loss" and result.best is not None else None
-    return Outcome(exit_code=result.exit_code, objective=value, results=results)
+    return Outcome(exit_code=result.exit_code, objective=value, results=results, notes=result.failures)
 
 
-def _last_lines(run_dir: Path, result: TrainResult, logger: MultiLogger) -> list[str]:
+def _last_lines(job: Job, result: TrainResult, logger: MultiLogger) -> list[str]:
     """What came of the run and where it is."""
+    run_dir = job.run_dir
     lines = [f"Trained {result.step} steps ({result.stop_reason})."]
     if result.best is not None:
         lines.append(f"Lowest validation loss {result.best.value:.4f} at step {result.best.step}.")
     lines += [f"Failed and skipped: {failure}" for failure in result.failures]
     places = {"Adapter": run_dir / "adapter", "Images": run_dir / "images", "Log": run_dir / "train.log"}
     lines += where_lines({label: place for label, place in places.items() if place.exists()}, logger)
-    if result.received_signal is not None:
-        lines.append(f"Continue with: the same command, run.name={run_dir.name} trainer.resume=auto")
-    else:
+    if result.received_signal is None:
         lines.append(f"Generate with it: sh infer_run.sh{_arguments_for_inference(run_dir)}")
+    elif not job.in_sweep:
+        lines.append(f"Continue with: the same command, run.name={run_dir.name} trainer.resume=auto")
     return lines
 
 
