@@ -92,7 +92,7 @@ def require_free_space(folder: Path, num_bytes: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < num_bytes:
         raise UserError(
-            f"Not enough disk space for {what}: {num_bytes / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB "
+            f"Not enough disk space for {what}: {num_bytes / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB "
             f"free at {folder}. Free some space or choose another folder (paths.output_dir, paths.cache_dir)."
         )
 

@@ -18,14 +18,16 @@ def run_prepare(config: TrainConfig, job: Job) -> Outcome:
     """Makes the data present, reads and checks it, and splits it; trains nothing."""
     with run_log(job.run_dir / "prepare.log"):
         root = Path(config.paths.root_dir)
-        # The report is what the next stage of dvc.yaml depends on.
-        log.info("%s", prepare(data_manager(config.dataset, root=root), report=job.run_dir / "dataset.json"))
+        manager = data_manager(config.dataset, root=root)
+        log.info("%s", prepare(manager))
         for dvc in (config.model.dvc, config.metrics.dvc):
             ensure_assets(root=root, dvc=dvc)
         # A base model on the hub is not downloaded for its size alone.
         is_known = config.dataset.resolution is not None or Path(str(config.model.path)).exists()
         data = prepare_data(config, size=training_size(config) if is_known else None)
         log.info("%s", describe(config, data))
+        # What the next stage of dvc.yaml depends on: only of a dataset that passed.
+        prepare(manager, report=job.run_dir / "dataset.json")
         figures = {"images": data.report.num_images, "train": len(data.split.train)}
         figures["validation"] = len(data.split.validation)
         write_json_atomic(job.run_dir / "prepared.json", figures)
