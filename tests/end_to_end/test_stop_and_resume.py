@@ -18,12 +18,13 @@ from tests.end_to_end.workbench import (
     scalars,
 )
 
-MAX_STEPS = 40
+pytestmark = pytest.mark.timeout(600)  # several runs at once, on a machine that may be busy
+MAX_STEPS = 32
 # All that could come out differently after a resume: module dropout, caption dropout, random crops, a schedule,
 # groups with rates of their own, losses averaged over steps on both sides of the stop, several passes.
 LINE = (
     *("sh", "train_run.sh", "run.name=x", "trainer.resume=auto", f"trainer.max_steps={MAX_STEPS}"),
-    *("trainer.batch_size=3", "trainer.log_every=3", "trainer.save_every=8", "trainer.validate_every=11"),
+    *("trainer.batch_size=2", "trainer.log_every=3", "trainer.save_every=8", "trainer.validate_every=11"),
     *("trainer.max_validation_images=4", "trainer.num_validation_timesteps=2", "trainer.caption_dropout=0.2"),
     *("adapter=pivotal", "adapter.rank=4", "adapter.dropout=0.2", "optimizer.schedule=cosine"),
     *("dataset.crop=random", "dataset.flip=true", "dataset.num_variants=2", *ONLY_NUMBERS),
@@ -35,7 +36,7 @@ def logged_step(run: Path) -> int:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -67,11 +68,11 @@ def runs(
         wait_until(lambda: logged_step(run_folders["killed"]) >= 12, killed)
         killed.kill()
         for kind in ("stopped", "killed", "unbroken"):
-            printed[kind].append(processes[kind].communicate(timeout=120)[0])
+            printed[kind].append(processes[kind].communicate(timeout=240)[0])
             codes[kind].append(processes[kind].returncode)
         processes = {kind: start(kind) for kind in ("stopped", "killed")}
         for kind, process in processes.items():
-            printed[kind].append(process.communicate(timeout=120)[0])
+            printed[kind].append(process.communicate(timeout=240)[0])
             codes[kind].append(process.returncode)
     finally:
         for process in processes.values():
@@ -118,8 +119,8 @@ def test_the_result_is_that_of_an_unbroken_run(runs, kind: str) -> None:
         assert find_damage(checkpoint) is None
 
     expected = losses(unbroken)
-    assert {("loss/train", step) for step in (3, 12, 39, MAX_STEPS)} <= expected.keys()
-    assert {("loss/validation", step) for step in (11, 22, 33, MAX_STEPS)} <= expected.keys()
+    assert {("loss/train", step) for step in (3, 12, 30, MAX_STEPS)} <= expected.keys()
+    assert {("loss/validation", step) for step in (11, 22, MAX_STEPS)} <= expected.keys()
     assert losses(broken) == expected
     results = [json.loads((run / "result.json").read_text()) for run in (unbroken, broken)]
     for result in results:
