@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -626,7 +627,7 @@ def test_ctrl_c_ends_a_sweep_and_not_one_job(place: Place) -> None:
     out, err = _interrupt_when_saved(process, place.out / "sweeps/mine/0/checkpoints")
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
-    assert "The sweep was stopped by SIGINT" in out
+    assert re.search(r"The sweep .*SIGINT", out)
     assert "trainer.resume=auto" in out.strip().splitlines()[-1]
     assert sorted(path.name for path in (place.out / "sweeps/mine").iterdir() if path.is_dir()) == ["0"]
 
