@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
 from src.callbacks.samples import SampleImages
 from src.config.build import PROJECT_ROOT, check_config, plain, register
@@ -36,8 +37,11 @@ ROOTS = {
     "infer_run.sh": "inference",
     "inference.py": "inference",
 }
+# With what may stand before it: variables, exec, a launcher.
 COMMAND = re.compile(
-    r"(?:[A-Z_]+=\S+ )?(?:sh (?:train|infer)_run\.sh|python (?:train|inference)\.py)(?: .*)?"
+    r"(?:[A-Z_]+=\S+ |exec |\.venv/bin/torchrun --nproc-per-node \d (?=train))*"
+    r"(?:sh (?=train_run|infer_run)|python (?=train|inference)|(?<=\d )(?=train))"
+    r"(?P<script>train_run\.sh|infer_run\.sh|train\.py|inference\.py)(?P<rest> .*)?"
 )
 FILE_SUFFIXES = (
     ".safetensors",
@@ -126,14 +130,17 @@ COMMANDS = sorted({*help_commands(), *(command for page in PAGES for command in 
 
 
 @pytest.fixture(scope="module")
-def own_yaml(tmp_path_factory) -> Path:
-    """The folder of a user who has copied the page's example."""
+def own_yaml(tmp_path_factory) -> dict[str, Path]:
+    """The folders of users who have copied the page's example, and begun one as --help says."""
     (example,) = [
         block for block in fenced(text_of("docs/configuration.md"), "yaml") if "# mine.yaml" in block
     ]
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "mine.yaml").write_text(example, encoding="utf-8")
-    return folder
+    (begins,) = re.findall(r"beginning with: (.+)", help_template("train"))
+    folders = {}
+    for root, content in (("inference", example), ("train", begins)):
+        folders[root] = tmp_path_factory.mktemp(root)
+        (folders[root] / "mine.yaml").write_text(content, encoding="utf-8")
+    return folders
 
 
 def test_commands_are_found():
@@ -143,12 +150,18 @@ def test_commands_are_found():
     assert len({page.name for page in PAGES if commands(page)}) >= 7
 
 
+def values_of(override: Override) -> list[str]:
+    """What a sweep sets a key to; of an interval, as only Optuna takes it, an end."""
+    if override.is_interval_sweep():
+        return [f"{override.key_or_group}={override.value().start}"]
+    return [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_composes(command, own_yaml):
-    words = shlex.split(command, comments=True)
-    while "=" in words[0]:
-        words.pop(0)
-    script, words = words[1], words[2:]
+    found = COMMAND.fullmatch(command)
+    assert found is not None
+    script, words = found["script"], shlex.split(found["rest"] or "", comments=True)
     root, extra_folder, overrides = ROOTS[script], None, []
     flags = iter(words)
     for word in flags:
@@ -160,11 +173,11 @@ def test_a_command_composes(command, own_yaml):
             root = next(flags)
         elif word == "--config-dir":
             assert next(flags) == "."
-            extra_folder = own_yaml
+            extra_folder = own_yaml[ROOTS[script]]
         elif word == "-sc":
             assert next(flags) == "install=bash"
         else:
-            assert re.match(r"[\w.]+=", word), f"{word} is neither a flag nor an override"
+            assert re.match(r"[\w./]+=", word), f"{word} is neither a flag nor an override"
             if not word.endswith("=..."):
                 overrides.append(word)
     register()
@@ -172,11 +185,9 @@ def test_a_command_composes(command, own_yaml):
     swept = [item for item in parsed if item.is_sweep_override()]
     assert ("-m" in words) == bool(swept) or {"...", "experiment=optuna_lr_rank"} & set(words)
     fixed = [item.input_line for item in parsed if not item.is_sweep_override()]
-    for job in product(
-        *([f"{item.key_or_group}={v}" for v in item.sweep_string_iterator()] for item in swept)
-    ):
+    for job in product(*(values_of(item) for item in swept)):
         composed = compose_root(Root(name=root, folder=CONFIG_DIR, extra_folder=extra_folder), [*fixed, *job])
-        check_config(composed)
+        assert isinstance(check_config(composed), InferenceConfig if "infer" in script else TrainConfig)
 
 
 # Keys
