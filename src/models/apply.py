@@ -94,8 +94,10 @@ def _load_lora(model: DiffusionModel, file: Path, scale: float, *, must_have_eff
         try:
             state = pipeline.lora_state_dict(str(file), unet_config=model.unet.config)[0]
         except (ValueError, KeyError) as error:
+            # diffusers adds the names of all tensors, hundreds of lines.
+            reason = str(error).strip().splitlines()[0].rstrip(" :.")
             raise UserError(
-                f"{file} is no LoRA that can be read: {error}. Choose another adapter."
+                f"{file} is no LoRA that can be read: {reason}. Choose another adapter."
             ) from error
         matrices = _by_module(state)
         _check_fits(model, file, matrices)

@@ -54,6 +54,7 @@ def must_match(
         "dataset.crop": dataset.crop,
         "dataset.flip": dataset.flip,
         "dataset.num_variants": dataset.num_variants,
+        "adapter.alpha": config.adapter.alpha,
         "trainer.seed": trainer.seed,
         "trainer.caption_dropout": trainer.caption_dropout,
         "trainer.gradient_accumulation_steps": trainer.gradient_accumulation_steps,

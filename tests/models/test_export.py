@@ -209,6 +209,18 @@ def test_foreign_and_misfitting_tensors_are_refused(pocket_sd15, tmp_path):
         load_adapter(load_model(str(pocket_sd15)), file)
 
 
+def test_a_file_of_unknown_names_is_refused_in_one_line(pocket_sd15, tmp_path):
+    names = [
+        f"lora_unet_down_blocks_{i}_attentions_0_attn1_to_k_lora.{side}.weight"
+        for i in (0, 1)
+        for side in ("down", "up")
+    ]
+    save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match="no LoRA that can be read") as caught:
+        load_adapter(load_model(str(pocket_sd15)), tmp_path / "odd.safetensors")
+    assert "\n" not in str(caught.value)
+
+
 def test_nothing_learned_is_said(pocket_sd15, tmp_path, caplog):
     model = load_model(str(pocket_sd15))
     attach(model, settings_for("sd15", text_encoder="frozen", **_PLAIN), seed=0)

@@ -1,0 +1,35 @@
+"""What a checkpoint must agree in to be continued."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from src.config.build import PROJECT_ROOT, check_config, register
+from src.run.records import must_match
+
+
+def agreement(*overrides, size=(64, 64), num_processes=1):
+    register()
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        config = check_config(compose("train", overrides=list(overrides)))
+    lineage = {"base_model_hash": "0", "dataset_hash": "1"}
+    return must_match(config, lineage, size=size, num_processes=num_processes)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        # The same tensors would mean another LoRA: their product is scaled by alpha / rank.
+        "adapter.alpha=3",
+        "trainer.seed=1",
+        "trainer.batch_size=2",
+        "dataset.split_seed=1",
+        "dataset.crop=random",
+    ],
+)
+def test_what_changes_the_numbers_that_come_next(override):
+    assert agreement(override) != agreement()
+
+
+def test_what_may_change():
+    assert agreement("optimizer.lr=1e-3", "trainer.max_steps=9", "trainer.num_workers=2") == agreement()
+    assert agreement("trainer.batch_size=2", num_processes=2) == agreement()
