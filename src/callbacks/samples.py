@@ -1,10 +1,12 @@
 """Sample images of fixed prompts and seeds while training, beside the base model's, with their scores."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from src.callbacks.base import Callback, RunView
@@ -108,12 +110,13 @@ class SampleImages(Callback):
         self._base = self._base_images(run)
         for name, path in save_images(self._base, run.output_dir / "images" / "base").items():
             run.logger.log_image("base", name, path, run.state.step)
-        self._reference = measure_photos(
-            (self._load_image(path) for path in self._held_out),
-            captions=self._captions,
-            dino=self._dino,
-            clip=self._clip,
-        )
+        with self._judges_on(run.model.device):
+            self._reference = measure_photos(
+                (self._load_image(path) for path in self._held_out),
+                captions=self._captions,
+                dino=self._dino,
+                clip=self._clip,
+            )
         num_columns = (2 if self._base else 1) * self._settings["num_images"]
         for path in self._held_out[:num_columns]:
             photo = self._load_image(path)
@@ -147,15 +150,16 @@ class SampleImages(Callback):
         path = folder.with_suffix(".png")
         save_png(grid, path, {"prompts": self._prompts, "step": step, **self._settings})
         run.logger.log_image("samples", "grid", path, step)
-        self._scores = evaluate_samples(
-            samples=[image.image for image in images],
-            prompts=[self._words[image.prompt] for image in images],
-            base_samples=[image.image for image in self._base],
-            held_out=self._reference,
-            dino=self._dino,
-            clip=self._clip,
-            seed=self._settings["seed"],
-        )
+        with self._judges_on(run.model.device):
+            self._scores = evaluate_samples(
+                samples=[image.image for image in images],
+                prompts=[self._words[image.prompt] for image in images],
+                base_samples=[image.image for image in self._base],
+                held_out=self._reference,
+                dino=self._dino,
+                clip=self._clip,
+                seed=self._settings["seed"],
+            )
         scalars = {name: value for score in self._scores for name, value in score.scalars().items()}
         if scalars:
             run.logger.log_scalars(scalars, step)
@@ -168,6 +172,18 @@ class SampleImages(Callback):
             for name, value in score.scalars().items()
             if not name.endswith(("_low", "_high"))
         }
+
+    @contextmanager
+    def _judges_on(self, device: torch.device) -> Iterator[None]:
+        """Between samples the judges wait on the CPU: training needs the GPU's memory."""
+        judges = [judge for judge in (self._dino, self._clip) if judge is not None]
+        try:
+            for judge in judges:
+                judge.to(device)
+            yield
+        finally:
+            for judge in judges:
+                judge.to("cpu")
 
     def _base_images(self, run: RunView) -> list[GeneratedImage]:
         if run.start_step > 0:

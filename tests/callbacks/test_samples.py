@@ -171,6 +171,19 @@ def test_the_last_step_is_not_sampled_twice(make, view):
     assert (view.output_dir / "images" / "step_00000002.png").stat().st_mtime_ns == before
 
 
+def test_judges_work_where_the_model_is_and_wait_on_the_cpu(make, view, dino, monkeypatch):
+    moves = []
+    monkeypatch.setattr(dino, "to", lambda device: moves.append(device))
+    callback = make()
+    callback.on_fit_start(view)
+    callback.on_step_end(_at(view, 2))
+    assert moves == [view.model.device, "cpu"] * 2
+    monkeypatch.setattr(dino, "images", lambda images: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        callback.on_step_end(_at(view, 4))
+    assert moves == [view.model.device, "cpu"] * 3, "a failure leaves no judge in the GPU's memory"
+
+
 def test_nothing_of_the_training_is_touched(make, view):
     model = view.model
     model.denoiser.train()
