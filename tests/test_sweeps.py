@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import re
 import signal
 import subprocess
@@ -341,3 +342,15 @@ def test_a_signal_ends_a_joblib_sweep_and_its_jobs_are_saved(sweep):
     for row in table:
         newest = sorted((sweep.folder / row["job"] / "checkpoints").iterdir())[-1]
         assert int(newest.name.removeprefix("step_")) == int(row["steps"])
+
+
+@pytest.mark.slow
+def test_a_study_in_a_database_goes_on_where_it_was(sweep):
+    """Optuna's database layer must fit the locked SQLAlchemy."""
+    study = ("hydra.sweeper.study_name=mine", f"hydra.sweeper.storage=sqlite:///{sweep.place}/study.db")
+    for count in (1, 2):
+        shutil.rmtree(sweep.folder, ignore_errors=True)
+        done = sweep.run(*OPTUNA, "hydra.sweeper.n_trials=1", *study, *BARE)
+        assert done.returncode == 0, done.stderr
+        (kept,) = optuna.get_all_study_summaries(storage=study[1].partition("=")[2])
+        assert kept.n_trials == count
