@@ -119,5 +119,7 @@ def test_losses_are_those_of_earlier_versions(pocket, tmp_path) -> None:
     losses = Losses()
     run = _make(pocket, tmp_path / "run", [losses])
     run.trainer.fit()
-    seen = [losses.logged[step]["loss/train"] for step in (1, 2, 3, 4)] + [losses.logged[4]["grad_norm/total"]]
+    seen = [losses.logged[step]["loss/train"] for step in (1, 2, 3, 4)] + [
+        losses.logged[4]["grad_norm/total"]
+    ]
     assert seen == pytest.approx(_GOLDEN[run.model.architecture], rel=1e-4), seen
