@@ -173,7 +173,7 @@ def test_the_last_step_is_not_sampled_twice(make, view):
 
 def test_judges_work_where_the_model_is_and_wait_on_the_cpu(make, view, dino, monkeypatch):
     moves = []
-    monkeypatch.setattr(dino, "to", lambda device: moves.append(device))
+    monkeypatch.setattr(dino, "to", moves.append)
     callback = make()
     callback.on_fit_start(view)
     callback.on_step_end(_at(view, 2))
