@@ -62,7 +62,7 @@ def test_a_set_too_small_to_split(tmp_path, num_photos):
 
 
 def test_no_records_is_too_small():
-    with pytest.raises(DatasetProblems, match="At least 2"):
+    with pytest.raises(DatasetProblems, match="at least 2"):
         check_dataset(ReadResult(records=[], problems=[]), resolution=(64, 64))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,15 +75,24 @@ def _wandb_records(path: Path) -> Iterator[bytes]:
             whole = b""
 
 
-def _read_wandb(run_dir: Path) -> Found:
+def _finished_wandb_records(path: Path) -> list[Any]:
+    """All records, once the last one, the run's exit, is on disk: W&B's own process writes them."""
     from wandb.proto import wandb_internal_pb2
 
+    deadline = time.monotonic() + 30
+    while True:
+        records = [wandb_internal_pb2.Record.FromString(data) for data in _wandb_records(path)]
+        if any(record.HasField("exit") for record in records):
+            return records
+        assert time.monotonic() < deadline, "the run's end is not in the file"
+        time.sleep(0.1)
+
+
+def _read_wandb(run_dir: Path) -> Found:
     (path,) = (run_dir / "wandb").glob("offline-run-*/*.wandb")
     scalars: dict[str, list[tuple[int, float]]] = {}
     shown = set()
-    for data in _wandb_records(path):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in _finished_wandb_records(path):
         parts = {tuple(item.nested_key): json.loads(item.value_json) for item in record.history.item}
         shown |= {key[0].removesuffix("_table") for key in parts if len(key) > 1}
         for key, value in parts.items():
