@@ -30,7 +30,7 @@ read_env_file() {
         case $line in '' | '#'* | [0-9]*) continue ;; *=*) ;; *) continue ;; esac
         key=${line%%=*}
         value=${line#*=}
-        case $key in *[!A-Za-z0-9_]*) continue ;; esac
+        case $key in '' | *[!A-Za-z0-9_]*) continue ;; esac
         case $value in
             \"*\") value=${value#\"} value=${value%\"} ;;
             \'*\') value=${value#\'} value=${value%\'} ;;
@@ -54,8 +54,18 @@ make_environment() {
     if [ ! -x "$ROOT/.venv/bin/python" ]; then
         base=$(find_python) || die "Python 3.11, 3.12 or 3.13 is needed and none was found on PATH. Install one (python.org, pyenv, or your package manager), or set DARKROOM_PYTHON to an environment that has the packages."
         say "making .venv with $base ($("$base" -c 'import platform; print(platform.python_version())'))"
-        "$base" -m venv "$ROOT/.venv" || die "could not make $ROOT/.venv with $base (on Debian and Ubuntu: apt install python3-venv)."
+        # Debian's python3 without python3-venv gets as far as bin/python and then fails for want of pip.
+        "$base" -m venv "$ROOT/.venv" || {
+            rm -rf "$ROOT/.venv"
+            die "could not make $ROOT/.venv with $base (on Debian and Ubuntu: apt install python3-venv)."
+        }
     fi
+    # Without pip it is one that was interrupted halfway, or another tool's.
+    "$ROOT/.venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+        "$ROOT/.venv/bin/python" -m ensurepip >/dev/null 2>&1 ||
+        die "$ROOT/.venv has no pip and none can be put there. Remove the folder and run the same command again (on Debian and Ubuntu: apt install python3-venv first)."
+    # Whatever was installed is about to change, and an interrupted installation is none.
+    rm -f "$ROOT"/.venv/.darkroom-*
     say "installing $wanted into .venv: about 6 GB, some minutes, once"
     "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$ROOT/$wanted" ||
         die "the installation failed; the lines above say why. Run the same command again to continue."
@@ -69,9 +79,9 @@ make_environment() {
 prepare() {
     read_env_file "$ROOT/.env"
     if [ -n "${DARKROOM_PYTHON:-}" ]; then
-        command -v "$DARKROOM_PYTHON" >/dev/null 2>&1 || die "DARKROOM_PYTHON=$DARKROOM_PYTHON is not there or cannot be run."
-        python_is_supported "$DARKROOM_PYTHON" || die "DARKROOM_PYTHON=$DARKROOM_PYTHON is not Python 3.11 to 3.13."
-        PYTHON=$DARKROOM_PYTHON
+        # Its path, because a mere name does not tell where the tools beside it are.
+        PYTHON=$(command -v "$DARKROOM_PYTHON") || die "DARKROOM_PYTHON=$DARKROOM_PYTHON is not there or cannot be run."
+        python_is_supported "$PYTHON" || die "DARKROOM_PYTHON=$DARKROOM_PYTHON is not Python 3.11 to 3.13."
     else
         make_environment "$1"
         PYTHON=$ROOT/.venv/bin/python
