@@ -79,6 +79,7 @@ def step_batches(
     if num_workers == 0:
         for micro_batch in plan:
             yield micro_batch, dataset.finish(share.read(micro_batch))
+        return
     loader = DataLoader(
         share,
         sampler=plan,

@@ -4,12 +4,12 @@ from itertools import islice
 import pytest
 import torch
 
-from src.data import encode
+from src.data import encode, loader
 from src.data.batches import Batch
 from src.data.encode import EncodedDataset
 from src.data.latent_cache import LatentCache
 from src.data.loader import step_batches
-from src.data.order import Draw, Position
+from src.data.order import Draw, Position, micro_batches
 from src.data.samples import num_effective_variants
 from src.data.text_cache import TextCache
 from src.errors import UserError
@@ -245,6 +245,15 @@ def test_workers_change_nothing(make, cached):
         assert_equal(batch, batch_of_workers)
     assert found[0][0][0].position == start
     assert len(found[0][1][1].ids) == 1  # the last of a pass
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_plan_that_ends_ends_the_batches(make, monkeypatch, num_workers):
+    monkeypatch.setattr(
+        loader, "micro_batches", lambda *args, **kwargs: islice(micro_batches(*args, **kwargs), 2)
+    )
+    batches = step_batches(make(), seed=0, batch_size=3, start=Position(), num_workers=num_workers)
+    assert len(list(batches)) == 2
 
 
 def test_world_size_changes_neither_samples_nor_their_content(make):
