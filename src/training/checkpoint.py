@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,25 @@ def find_damage(path: Path) -> str | None:
         if sha256_file(file) != expected["sha256"]:
             return f"{name} has another hash than when it was written"
     return None
+
+
+def newest_whole(checkpoints: Sequence[Path]) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint without damage, None if there is none, and what is wrong with others.
+
+    Args:
+        checkpoints: oldest first, as `list_checkpoints` gives them. Of those older than the answer only the
+            manifests are read.
+    """
+    newest, damages = None, {}
+    for path in reversed(checkpoints):
+        # One without a manifest may have been the newest of all: nothing else says where it belongs.
+        damage = find_damage(path) if newest is None or read_manifest(path) is None else None
+        if damage is not None:
+            damages[path] = damage
+            _log.warning("Skipping the damaged checkpoint %s: %s.", path, damage)
+        elif newest is None:
+            newest = path
+    return newest, damages
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -1,12 +1,9 @@
 """Which checkpoint a run starts from. Never a silent start from step 0."""
 
-import logging
 from pathlib import Path
 
 from src.errors import UserError
-from src.training.checkpoint import MANIFEST, find_damage, list_checkpoints, read_manifest
-
-_log = logging.getLogger(__name__)
+from src.training.checkpoint import MANIFEST, find_damage, list_checkpoints, newest_whole, read_manifest
 
 
 def resolve(resume: str, *, folder: Path) -> Path | None:
@@ -47,29 +44,27 @@ def _newest_whole(checkpoints: list[Path], folder: Path) -> Path:
             f"There is no checkpoint to resume from in {folder}. Compare run.name and paths.output_dir with "
             f"the run you mean, or set trainer.resume=auto to start if there is none."
         )
-    damages = {path: find_damage(path) for path in checkpoints}
-    for path, damage in damages.items():
-        if damage is not None:
-            _log.warning("Skipping the damaged checkpoint %s: %s.", path, damage)
-    whole = [path for path, damage in damages.items() if damage is None]
-    if not whole:
+    found, damages = newest_whole(checkpoints)
+    if found is None:
         listed = "; ".join(f"{path.name}: {damage}" for path, damage in damages.items())
         raise UserError(
             f"All checkpoints in {folder} are damaged ({listed}). Restore one from a backup, or start anew "
             f"with another run.name."
         )
-    return whole[-1]
+    return found
 
 
 def _best(checkpoints: list[Path], folder: Path) -> Path:
-    manifest = read_manifest(_newest_whole(checkpoints, folder))
+    newest = _newest_whole(checkpoints, folder)
+    manifest = read_manifest(newest)
     assert manifest is not None
     if manifest["best_step"] is None:
         raise UserError(
             f"The run in {folder} has no best checkpoint yet, because nothing was validated. "
             "Set trainer.resume=latest."
         )
-    return _whole(folder / f"step_{manifest['best_step']:08d}")
+    best = folder / f"step_{manifest['best_step']:08d}"
+    return newest if best == newest else _whole(best)
 
 
 def _from_path(path: Path) -> Path:

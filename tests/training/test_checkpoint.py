@@ -165,8 +165,26 @@ def test_auto_starts_only_where_nothing_was_ever_written(tmp_path, caplog) -> No
         assert resolve("auto", folder=tmp_path) == first
     assert "step_00000002: weights.safetensors has another hash" in caplog.text
     (first / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"All checkpoints in .* are damaged .*step_00000001.*step_00000002"):
+    with pytest.raises(UserError, match=r"All checkpoints in .* are damaged .*step_00000002.*step_00000001"):
         resolve("auto", folder=tmp_path)
+
+
+@pytest.mark.parametrize("resume", ["auto", "latest", "best"])
+def test_checkpoints_older_than_the_one_that_is_taken_are_not_read(tmp_path, caplog, resume) -> None:
+    """They are large. The damage of one of them would have been reported."""
+    oldest, newest = _save(tmp_path, 1), _save(tmp_path, 2, best_step=2)
+    _flip(oldest / "weights.safetensors")
+    with caplog.at_level(logging.WARNING):
+        assert resolve(resume, folder=tmp_path) == newest
+    assert caplog.text == ""
+
+
+def test_a_newest_one_without_manifest_is_not_passed_over_in_silence(tmp_path, caplog) -> None:
+    first, second = _save(tmp_path, 1), _save(tmp_path, 2)
+    (second / "manifest.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert resolve("auto", folder=tmp_path) == first
+    assert "step_00000002: manifest.json is missing" in caplog.text
 
 
 def test_latest_best_and_never(tmp_path) -> None:
