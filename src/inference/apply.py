@@ -17,7 +17,7 @@ from src.models.apply import (
     other_architecture,
     set_adapter_scale,
 )
-from src.models.base import DiffusionModel
+from src.models.base import DiffusionModel, is_own_weight
 
 _WEIGHTS = "weights.safetensors"
 
@@ -92,9 +92,13 @@ def _apply_checkpoint(model: DiffusionModel, source: AdapterSource, scale: float
             f"{source.run_folder}/config.yaml)."
         ) from error
     for name, parameter in full:
-        blended = parameter if scale == 1 else base[name].lerp(parameter, scale)
-        # Trained in fp32; at inference all of a model computes in one precision.
-        parameter.data = blended.to(dtype)
+        if scale != 1:
+            parameter.copy_(base[name].lerp(parameter, scale))
+    # Trained in fp32, with what no prediction uses; at inference all of a model computes in one precision.
+    components = {name.split(".", 1)[0] for name, _ in full}
+    for name, parameter in model.denoiser.named_parameters():
+        if name.split(".", 1)[0] in components and is_own_weight(name):
+            parameter.data = parameter.data.to(dtype)
     set_adapter_scale(model, scale)
     model.denoiser.requires_grad_(False).eval()
 

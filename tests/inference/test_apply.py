@@ -103,6 +103,24 @@ def test_one_precision_afterwards(pocket_sd15, outputs, name):
     _image(model)
 
 
+def test_a_full_encoder_of_two_in_half_precision(pocket_sdxl, tmp_path):
+    # No prediction uses the first encoder's last layer and final norm, but they are computed.
+    changes = {
+        "unet": "frozen",
+        "text_encoder": "full",
+        "text_encoder_2": "frozen",
+        "token_embedding": "frozen",
+    }
+    run = _make_runs(pocket_sdxl, tmp_path, {"full": changes}) / "train" / "full"
+    images = []
+    for place in ("checkpoints/step_00000003", "adapter"):
+        model = load_model(str(pocket_sdxl), torch_dtype=torch.bfloat16)
+        apply_adapter(model, resolve_weights(str(run / place), output_dir=tmp_path))
+        assert {parameter.dtype for parameter in model.denoiser.parameters()} == {torch.bfloat16}
+        images.append(_image(model))
+    assert images[0] == images[1]
+
+
 def test_another_base_model_is_refused(pocket_sdxl, outputs):
     for place, message in (("checkpoints/step_00000003", "does not fit"), ("adapter", "trained for sd15")):
         with pytest.raises(UserError, match=message):
