@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from src.errors import UserError
+from src.files import read_json
 from src.models.weight_files import choose
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -21,6 +22,7 @@ _TIMEOUT_SECONDS = 5.0
 _CONFIGS = (".json", ".txt")
 # What is not needed: the safety checker alone is 1.2 GB.
 _IGNORED_FOLDERS = {"safety_checker", "feature_extractor", "image_encoder"}
+_VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 
 
 def is_hub_id(path: str) -> bool:
@@ -89,11 +91,40 @@ def _cached(repository: str, revision: str | None, variants: Sequence[str]) -> P
         folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
+    return folder if _is_complete(folder, variants) else None
+
+
+def _is_complete(folder: Path, variants: Sequence[str]) -> bool:
+    """Whether a snapshot has all that loading needs; one of an interrupted download has not."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return _has_weights(folder, variants)  # a bare VAE
     parts = [
-        folder / name for name in ("unet", "vae", "text_encoder") if (folder / "model_index.json").exists()
+        folder / name
+        for name, entry in read_json(index).items()
+        # [library, class]; an optional part that is not there is [null, null].
+        if isinstance(entry, list) and entry[0] is not None and name not in _IGNORED_FOLDERS
     ]
-    has_all = all(
-        part.is_dir() and choose([file.name for file in part.iterdir()], variants) is not None
-        for part in parts or [folder]
-    )
-    return folder if has_all else None
+    return all(_has_part(part, variants) for part in parts)
+
+
+def _has_part(part: Path, variants: Sequence[str]) -> bool:
+    if part.name == "scheduler":
+        return (part / "scheduler_config.json").is_file()
+    if part.name.startswith("tokenizer"):
+        # Without its configuration a tokenizer loads all the same, and pads with another token.
+        return (part / "tokenizer_config.json").is_file() and any(
+            all((part / name).is_file() for name in names) for names in _VOCABULARIES
+        )
+    return _has_weights(part, variants)
+
+
+def _has_weights(part: Path, variants: Sequence[str]) -> bool:
+    names = [file.name for file in part.iterdir() if file.is_file()] if part.is_dir() else []
+    chosen = choose(names, variants)
+    if chosen is None or "config.json" not in names:
+        return False
+    indexes = [name for name in chosen[1] if name.endswith(".json")]
+    shards = {shard for name in indexes for shard in read_json(part / name)["weight_map"].values()}
+    has_some = bool(indexes) or any("-of-" not in name for name in chosen[1])
+    return has_some and shards <= set(chosen[1])

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 
 from src.errors import UserError
 from src.models.clip_vocabulary import write_clip_tokenizers
-from src.models.hub import wanted_files
+from src.models.hub import fetch_from_hub, wanted_files
 from src.models.load import load_model
 from src.models.weight_files import choose
 from tests.models.single_files import checkpoint_shapes, vae_shapes, write_checkpoint
@@ -124,16 +124,68 @@ def test_an_uncached_hub_id_fails_in_seconds(offline, tmp_path):
     assert "local diffusers folder" in message
 
 
-def test_a_cached_hub_model_loads_offline(pocket_sdxl, tmp_path, monkeypatch):
+@pytest.fixture
+def snapshot(pocket_sdxl, tmp_path, monkeypatch) -> Path:
+    """The hub cache's copy of someone/pocket, without a network."""
     repository = tmp_path / "hub" / "models--someone--pocket"
-    shutil.copytree(pocket_sdxl, repository / "snapshots" / ("0" * 40))
+    folder = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(pocket_sdxl, folder)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return folder
+
+
+def test_a_cached_hub_model_loads_offline(snapshot):
     assert load_model("someone/pocket").architecture == "sdxl"
-    shutil.rmtree(repository / "snapshots" / ("0" * 40) / "vae")
+    shutil.rmtree(snapshot / "vae")
     with pytest.raises(UserError, match="not in the local cache"):
         load_model("someone/pocket")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "model_index.json",
+        "unet/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "text_encoder_2",
+        "tokenizer_2/tokenizer_config.json",
+        "tokenizer",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_an_interrupted_download_goes_on(missing, snapshot):
+    def fetched():
+        return fetch_from_hub("someone/pocket", revision=None, variants=("fp16", "none"))
+
+    assert fetched() == snapshot
+    path = snapshot / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # What is left is not taken for the model: the hub is asked, which cannot be reached here.
+    with pytest.raises(UserError, match="the hub cannot be reached"):
+        fetched()
+
+
+def test_an_interrupted_download_of_shards_goes_on(snapshot):
+    def fetched():
+        return fetch_from_hub("someone/pocket", revision=None, variants=("none",))
+
+    unet = UNet2DConditionModel.from_pretrained(snapshot / "unet")
+    (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    unet.save_pretrained(snapshot / "unet", max_shard_size="200KB")
+    shards = sorted((snapshot / "unet").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    assert fetched() == snapshot
+    for file in (shards[-1], snapshot / "unet" / "diffusion_pytorch_model.safetensors.index.json"):
+        content = file.read_bytes()
+        file.unlink()
+        with pytest.raises(UserError, match="the hub cannot be reached"):
+            fetched()
+        file.write_bytes(content)
+    assert load_model("someone/pocket").architecture == "sdxl"
 
 
 def test_only_the_needed_files_are_downloaded():
