@@ -86,14 +86,15 @@ def collect_lineage(
 
 
 def short_form(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """The strings for a safetensors header: enough to find the run and its ingredients again."""
+    """The strings for a safetensors header: enough to find the run and its ingredients again.
+
+    What only the model knows, its architecture and hash among it, the export adds.
+    """
     git = lineage["git"] or {}
     dataset = config["dataset"]
     return {
         "darkroom.run": str(config["run"]["name"]),
-        "darkroom.architecture": lineage["architecture"],
         "darkroom.base_model": str(lineage["base_model"]),
-        "darkroom.base_model_hash": lineage["base_model_hash"],
         "darkroom.dataset": lineage["dataset"],
         "darkroom.dataset_hash": lineage["dataset_hash"],
         # Not "darkroom.placeholder": an export says so where an embedding was trained for it.

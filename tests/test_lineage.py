@@ -36,6 +36,8 @@ def test_the_header_says_the_size_that_was_trained_at():
     assert said["darkroom.resolution"] == "512x768"
     assert (said["darkroom.run"], said["darkroom.seed"]) == ("my_toy", "7")
     assert all(isinstance(value, str) for value in said.values())
+    # What the export says of the model; twice would be two truths.
+    assert not {"darkroom.architecture", "darkroom.base_model_hash"} & said.keys()
 
 
 def test_a_lora_of_a_dataset_with_a_placeholder_stands_alone(tmp_path):

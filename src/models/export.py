@@ -73,7 +73,7 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
 def _header(
     model: DiffusionModel, metadata: Mapping[str, str], adapted: Mapping[str, nn.Module], full: list[str]
 ) -> dict[str, str]:
-    ours = {"architecture": model.architecture, "base_hash": model.base_hash}
+    ours = {"architecture": model.architecture, "base_model_hash": model.base_hash}
     if model.placeholder is not None:
         ours["placeholder"] = model.placeholder
     if full:

@@ -78,7 +78,8 @@ def test_the_header_says_what_it_is(pocket, tmp_path):
         "placeholder": "sksToy",
     }
     assert header["metadata"]["run"] == "test"
-    assert header["metadata"]["darkroom.base_hash"] == model.base_hash
+    assert header["metadata"]["darkroom.base_model_hash"] == model.base_hash
+    assert list(header["metadata"].values()).count(model.base_hash) == 1
     assert header["metadata"]["format"] == "pt"
     assert read_adapter_header(tmp_path / EMBEDDING_FILE)["placeholder"] == "sksToy"
     names = load_file(tmp_path / LORA_FILE)
