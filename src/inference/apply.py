@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from src.errors import UserError
 from src.files import read_json
 from src.inference.resolve import AdapterSource
-from src.models.adapter_files import find_adapter_files
 from src.models.adapters import AdapterSettings, attach, load_trainable_state
 from src.models.apply import (
     check_architecture,
@@ -18,26 +17,24 @@ from src.models.apply import (
     set_adapter_scale,
 )
 from src.models.base import DiffusionModel, is_own_weight
+from src.models.detect import Architecture
 
 _WEIGHTS = "weights.safetensors"
 
 
-def require_same_architecture(model: DiffusionModel, source: AdapterSource) -> None:
-    """Refuses an adapter of another architecture, before any work.
+def require_same_architecture(architecture: Architecture, source: AdapterSource) -> None:
+    """Refuses an adapter of another architecture than the base model's, before that is loaded.
 
     Raises:
-        UserError: trained for another architecture than the model's.
+        UserError: trained for another architecture.
     """
     if not source.is_checkpoint:
-        files = find_adapter_files(source.path)
-        for file in (files.lora, files.embedding):
-            if file is not None:
-                check_architecture(model, file)
+        check_architecture(architecture, source.path)
         return
     lineage = source.run_folder / "lineage.json" if source.run_folder is not None else None
     trained_for = read_json(lineage)["architecture"] if lineage is not None and lineage.is_file() else None
-    if trained_for not in (None, model.architecture):
-        raise other_architecture(source.path, trained_for, model)
+    if trained_for not in (None, architecture):
+        raise other_architecture(source.path, trained_for, architecture)
 
 
 def apply_adapter(

@@ -17,9 +17,12 @@ from src.errors import UserError
 from src.models.adapter_files import OUR_PREFIX, adapter_architecture, find_adapter_files
 from src.models.adapters import ADAPTER_NAME, lora_layers
 from src.models.base import DiffusionModel
+from src.models.detect import Architecture
 from src.models.quiet import quiet_libraries
 from src.models.safetensors_header import read_header
 from src.models.token_embedding import add_placeholder
+
+_FULL_UNET = "diffusion_pytorch_model.safetensors"
 
 
 def load_adapter(
@@ -40,10 +43,8 @@ def load_adapter(
         UserError: missing, for another architecture, not fitting, or without any effect.
     """
     assert not lora_layers(model.denoiser), "one adapter at a time"
+    check_architecture(model.architecture, path)
     files = find_adapter_files(path)
-    for file in (files.lora, files.embedding):
-        if file is not None:
-            check_architecture(model, file)
     if files.model is not None:
         _load_full(model, files.model, scale)
     if files.lora is not None:
@@ -68,22 +69,29 @@ def merge_adapter(model: DiffusionModel) -> None:
     assert not lora_layers(model.denoiser)
 
 
-def check_architecture(model: DiffusionModel, file: Path) -> None:
-    """Refuses an adapter file of another architecture.
+def check_architecture(architecture: Architecture, path: Path) -> None:
+    """Refuses an adapter that was trained for another architecture than a base model's.
+
+    Args:
+        architecture: the base model's.
+        path: see `load_adapter`.
 
     Raises:
-        UserError: its header or its shapes say that it was trained for another one.
+        UserError: the headers or shapes of its files say that it was trained for another one.
     """
-    architecture = adapter_architecture(read_header(file))
-    if architecture not in (None, model.architecture):
-        assert architecture is not None
-        raise other_architecture(file, architecture, model)
+    files = find_adapter_files(path)
+    whole = None if files.model is None else files.model / "unet" / _FULL_UNET
+    for file in (files.lora, files.embedding, whole):
+        trained_for = None if file is None else adapter_architecture(read_header(file))
+        if file is not None and trained_for not in (None, architecture):
+            assert trained_for is not None
+            raise other_architecture(file, trained_for, architecture)
 
 
-def other_architecture(path: Path, trained_for: str, model: DiffusionModel) -> UserError:
-    """The error for an adapter that was trained for another architecture."""
+def other_architecture(path: Path, trained_for: str, architecture: Architecture) -> UserError:
+    """The error for an adapter that was trained for another architecture than the base model's."""
     return UserError(
-        f"The adapter {path} was trained for {trained_for}, the base model is {model.architecture}. "
+        f"The adapter {path} was trained for {trained_for}, the base model is {architecture}. "
         "Set model.path to a model of that architecture or choose another adapter (adapter.weights)."
     )
 
@@ -173,10 +181,8 @@ def _load_embedding(model: DiffusionModel, file: Path) -> None:
 @torch.no_grad()
 def _load_full(model: DiffusionModel, folder: Path, scale: float) -> None:
     components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    check_architecture(model, file)
-    for name in read_header(file).metadata[f"{OUR_PREFIX}full"].split(","):
-        weights = "diffusion_pytorch_model.safetensors" if name == "unet" else "model.safetensors"
+    for name in read_header(folder / "unet" / _FULL_UNET).metadata[f"{OUR_PREFIX}full"].split(","):
+        weights = _FULL_UNET if name == "unet" else "model.safetensors"
         state = load_file(folder / name / weights)
         own = components[name].state_dict()
         if {key: value.shape for key, value in own.items()} != {

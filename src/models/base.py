@@ -192,13 +192,14 @@ class DiffusionModel(ABC):
         in the fp16-fix VAE of SDXL) and fp16 is asked for does it follow: SDXL's own VAE gives NaN there, and
         bf16's eight bits are too few for latents that are encoded once and kept.
         """
-        self.denoiser.to(device)
         named = list(self.denoiser.named_parameters())
         # In a component that is trained in full, what no prediction uses stays in fp32 with the rest.
         full = {name.split(".")[0] for name, tensor in named if tensor.requires_grad and is_own_weight(name)}
         for name, tensor in named:
             if dtype is not None and not tensor.requires_grad and name.split(".")[0] not in full:
+                # Before it moves: the device never holds the whole model in the files' precision.
                 tensor.data = tensor.data.to(dtype)
+        self.denoiser.to(device)
         is_safe = dtype == torch.float16 and not self.vae.config.force_upcast
         with quiet_libraries(
             errors_only=True

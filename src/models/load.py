@@ -59,10 +59,8 @@ def load_model(
     Raises:
         UserError: missing, damaged, unsupported, or another architecture than asked for.
     """
+    place, found = _look_at(path, architecture=architecture, revision=revision, variant=variant)
     variants = variants_to_try(variant, from_hub=not Path(path).exists())
-    place = _local_path(path, revision=revision, variants=variants, key="model.path")
-    found = detect_folder(place) if place.is_dir() else detect_single_file(place)
-    _require_architecture(path, found, architecture)
     # What their warnings speak of, weights missing or too many, is checked here.
     with quiet_libraries(errors_only=True):
         parts = (
@@ -95,13 +93,32 @@ def native_resolution(
     Raises:
         UserError: missing, unsupported, or another architecture than asked for.
     """
+    place, found = _look_at(path, architecture=architecture, revision=revision, variant=variant)
+    folder = place if place.is_dir() else CONFIGS / found
+    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
+    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def architecture_of(
+    path: str,
+    *,
+    architecture: Literal["auto", "sd15", "sdxl"] = "auto",
+    revision: str | None = None,
+    variant: str | None = None,
+) -> Architecture:
+    """The architecture of a model, without loading it; arguments and errors as of `native_resolution`."""
+    return _look_at(path, architecture=architecture, revision=revision, variant=variant)[1]
+
+
+def _look_at(
+    path: str, *, architecture: str, revision: str | None, variant: str | None
+) -> tuple[Path, Architecture]:
+    """Where a model is on this machine, and what it is."""
     variants = variants_to_try(variant, from_hub=not Path(path).exists())
     place = _local_path(path, revision=revision, variants=variants, key="model.path")
-    if not place.is_dir():
-        place = CONFIGS / detect_single_file(place)
-    _require_architecture(path, detect_folder(place), architecture)
-    unet, vae = read_json(place / "unet" / "config.json"), read_json(place / "vae" / "config.json")
-    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    found = detect_folder(place) if place.is_dir() else detect_single_file(place)
+    _require_architecture(path, found, architecture)
+    return place, found
 
 
 def _require_architecture(path: str, found: Architecture, asked_for: str) -> None:
@@ -205,21 +222,25 @@ def _load_single_file(path: Path, architecture: Architecture, dtype: torch.dtype
         folder = _config_folder(Path(name), architecture)
         tokenizers = write_clip_tokenizers(folder, count=len(names))
         try:
+            # By itself: with the rest it would come rounded to the rest's precision.
+            vae = AutoencoderKL.from_single_file(
+                str(path), config=str(folder / "vae"), local_files_only=True, torch_dtype=torch.float32
+            )
             pipeline = pipeline_class.from_single_file(
-                str(path), config=str(folder), local_files_only=True, torch_dtype=dtype
+                str(path), vae=vae, config=str(folder), local_files_only=True, torch_dtype=dtype
             )
         except _LOAD_ERRORS as error:
             raise UserError(
                 f"{path} cannot be loaded: {str(error).strip().splitlines()[0]} Download or copy it again."
             ) from error
-    for part in (pipeline.unet, pipeline.vae, *(getattr(pipeline, name) for name in names)):
+    for part in (pipeline.unet, vae, *(getattr(pipeline, name) for name in names)):
         if missing := [name for name, tensor in part.named_parameters() if tensor.is_meta]:
             raise UserError(f"{path} lacks weights, such as {missing[0]}. Download or copy it again.")
     encoders: dict[str, PreTrainedModel] = {name: getattr(pipeline, name) for name in names}
     configs = CONFIGS / architecture
     return {
         "unet": pipeline.unet,
-        "vae": pipeline.vae.float(),
+        "vae": vae,
         "text_encoders": encoders,
         "tokenizers": tokenizers,
         "scheduler_config": _single_file_schedule(path, configs),

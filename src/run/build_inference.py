@@ -18,6 +18,8 @@ from src.metrics.evaluate import measure_photos, words_for_clip
 from src.metrics.features import ClipExtractor, DinoExtractor
 from src.models.adapter_files import MODEL_FOLDER, find_adapter_files, read_adapter_header
 from src.models.base import DiffusionModel
+from src.models.detect import Architecture
+from src.models.load import architecture_of
 
 log = logging.getLogger(__name__)
 _PHOTOS = 8
@@ -42,6 +44,17 @@ def base_model_config(config: InferenceConfig, source: AdapterSource) -> ModelCo
             "folder or .safetensors file>, or model=sd15 or model=sdxl."
         )
     return replace(config.model, path=path)
+
+
+def base_architecture(base: ModelConfig) -> Architecture:
+    """The base model's architecture, from its configurations or the keys of its file."""
+    assert base.path is not None
+    return architecture_of(
+        base.path,
+        architecture=base.architecture,  # type: ignore[arg-type]  # checked by the schema
+        revision=base.revision,
+        variant=base.variant,
+    )
 
 
 def warn_of_other_base(model: DiffusionModel, source: AdapterSource) -> None:

@@ -58,6 +58,7 @@ def load_base(config: ModelConfig) -> DiffusionModel:
         architecture=config.architecture,  # type: ignore[arg-type]  # checked by the schema
         revision=config.revision,
         variant=config.variant,
+        torch_dtype=dtype,
     )
 
 

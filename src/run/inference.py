@@ -17,6 +17,7 @@ from src.metrics.evaluate import score_lines
 from src.models.base import DiffusionModel
 from src.run.build_data import ensure_assets
 from src.run.build_inference import (
+    base_architecture,
     base_model_config,
     build_judges,
     clip_words,
@@ -46,9 +47,10 @@ def run_inference(config: InferenceConfig, job: Job) -> Outcome:
         accelerator = make_accelerator(
             mixed_precision=config.inference.mixed_precision, device=config.inference.device
         )
-        model = load_base(base)
-        model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])
-        require_same_architecture(model, source)
+        require_same_architecture(base_architecture(base), source)
+        dtype = DTYPES[accelerator.mixed_precision]
+        model = load_base(base, dtype=dtype)
+        model.to_device(accelerator.device, dtype)
         warn_of_other_base(model, source)
         log.info("Adapter: %s, on %s (%s)", source.path, base.path, accelerator.device)
         with open_logger(config, job) as logger:

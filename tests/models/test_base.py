@@ -1,9 +1,11 @@
 """The model's arithmetic against diffusers' own pipelines, to the last bit."""
 
+import collections
 import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.errors import UserError
 from src.models.load import load_model
@@ -139,6 +141,41 @@ def test_schedulers_come_from_the_models_configuration(name, model):
 def test_an_unknown_scheduler(model):
     with pytest.raises(UserError, match=r"Unknown scheduler heun\. Choose one of dpmpp_2m"):
         model.pipeline("heun")
+
+
+class _Moves(TorchDispatchMode):
+    """Counts the numbers of each precision that go to the device "meta"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved: collections.Counter[torch.dtype] = collections.Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.is_meta and args and not args[0].is_meta:
+            self.moved[made.dtype] += made.numel() if made.is_floating_point() else 0
+        return made
+
+
+def test_frozen_weights_are_cast_before_they_move(model):
+    # The device never holds the whole model in the files' precision.
+    small, exact = (
+        sum(tensor.numel() for tensor in part.parameters()) for part in (model.denoiser, model.vae)
+    )
+    with _Moves() as moves:
+        model.to_device("meta", torch.bfloat16)
+    assert +moves.moved == {torch.bfloat16: small, torch.float32: exact}
+
+
+def test_loading_in_a_precision_is_casting_to_it(pocket):
+    loaded, cast = load_model(str(pocket), torch_dtype=torch.bfloat16), load_model(str(pocket))
+    cast.to_device("cpu", torch.bfloat16)
+    loaded.to_device("cpu", torch.bfloat16)
+    for ours, theirs in ((loaded.denoiser, cast.denoiser), (loaded.vae, cast.vae)):
+        expected = theirs.state_dict()
+        for name, tensor in ours.state_dict().items():
+            assert tensor.dtype == expected[name].dtype
+            assert torch.equal(tensor, expected[name]), name
 
 
 def test_hashes_name_the_contents(pocket, pocket_sd15, tmp_path):
