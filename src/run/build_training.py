@@ -49,8 +49,13 @@ log = logging.getLogger(__name__)
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load_base(config: ModelConfig) -> DiffusionModel:
-    """Loads the base model that a configuration names."""
+def load_base(config: ModelConfig, *, dtype: torch.dtype = torch.float32) -> DiffusionModel:
+    """Loads the base model that a configuration names.
+
+    Args:
+        config: of the model.
+        dtype: precision of its UNet and text encoders. What will be trained needs all digits of the files.
+    """
     assert config.path is not None
     return load_model(
         config.path,
