@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from PIL import ImageColor
+
 from src.errors import UserError
 
 
@@ -34,6 +36,14 @@ def require_positive(key: str, value: float | None) -> None:
     """Refuses zero, negative numbers, infinities and NaN; None (not set) passes."""
     if value is not None and not (value > 0 and math.isfinite(value)):
         raise UserError(f"{key}={value} must be a positive number.")
+
+
+def require_colour(key: str, value: str) -> None:
+    """Refuses what is neither a colour's name nor "#rrggbb"."""
+    try:
+        ImageColor.getrgb(value)
+    except ValueError as error:
+        raise UserError(f"{key}={value} is no colour. Use a name such as white, or '#ffffff'.") from error
 
 
 def parse_size(key: str, value: Any, *, multiple_of: int = 8) -> tuple[int, int]:

@@ -224,7 +224,14 @@ def _no_trace_of_a_refusal(run_dir: Path) -> Iterator[None]:
 
 def _check_first(root: Root, overrides: Sequence[str], *, will_run: bool) -> None:
     """Composes once before Hydra does, so that a refused configuration leaves no output folder behind."""
-    check_config(compose_root(root, overrides), import_external=will_run)
+    config = compose_root(root, overrides)
+    check_config(config, import_external=will_run)
+    name = OmegaConf.to_container(config.run, resolve=False)["name"]  # type: ignore[index,call-overload]
+    if will_run and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "${now:" in str(name):
+        raise UserError(
+            "Several processes (WORLD_SIZE) read the clock at different moments and would name the run "
+            "differently. Give it a name: run.name=my_run."
+        )
 
 
 class _Runner:

@@ -14,6 +14,7 @@ from src.config.checks import (
     require_at_least,
     require_between,
     require_choice,
+    require_colour,
     require_positive,
 )
 from src.errors import UserError
@@ -22,6 +23,7 @@ ARCHITECTURES = ("auto", "sd15", "sdxl")
 COMPONENT_MODES = ("lora", "full", "frozen")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 SCHEDULES = ("constant", "cosine", "linear")
+NUM_TIMESTEPS = 1000  # of the noise schedules of both architectures
 SAMPLERS = ("dpmpp_2m", "euler", "ddim", "unipc")
 
 
@@ -49,6 +51,7 @@ class DatasetConfig:
     path: str = MISSING
     url: str | None = None
     sha256: str | None = None
+    yandex_api: str = "https://cloud-api.yandex.net/v1/disk"
     dvc: str | None = None
     placeholder: str | None = None
     class_word: str = "object"
@@ -68,6 +71,7 @@ class DatasetConfig:
         if self.resolution is not None:
             parse_size("dataset.resolution", self.resolution)
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
+        require_colour("dataset.background", self.background)
         require_choice("dataset.crop", self.crop, ("center", "random"))
         require_at_least("dataset.num_variants", self.num_variants, 1)
         if self.num_variants > 1 and self.crop == "center" and not self.flip:
@@ -129,6 +133,7 @@ class TrainerConfig:
         require_positive("trainer.max_grad_norm", self.max_grad_norm)
         require_positive("trainer.min_snr_gamma", self.min_snr_gamma)
         require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
+        require_between("trainer.num_validation_timesteps", self.num_validation_timesteps, 1, NUM_TIMESTEPS)
         require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
         require_choice("trainer.device", self.device, ("auto", "cpu", "cuda", "mps"))
 
@@ -227,7 +232,6 @@ class TrainConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
     run: RunConfig = field(default_factory=RunConfig)
     experiment: Any = None
-    objective: str = "validation_loss"
 
     def __post_init__(self) -> None:
         require_choice("command", self.command, ("train", "prepare"))

@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.files import read_json, write_json_atomic, write_text_atomic
+from src.redact import redact_value
 
 JOB_FILE = "job.json"
 TABLE_FILE = "results.md"
@@ -85,7 +86,7 @@ def write_row(
     """
     # Lists, as the file's keys are sorted and the order is to stay.
     row = {
-        "swept": [list(item) for item in swept.items()],
+        "swept": [[key, str(redact_value(key, value))] for key, value in swept.items()],
         "status": status,
         "results": [list(item) for item in (results or {}).items()],
         "notes": list(notes),

@@ -10,6 +10,7 @@ from src.models.adapter_files import find_adapter_files
 from src.training.checkpoint import MANIFEST, find_damage, list_checkpoints, read_manifest
 
 _log = logging.getLogger(__name__)
+_RUNS = ("train/*", "sweeps/*/*")
 _TRAIN_HINT = "Train one first: sh train_run.sh"
 
 
@@ -51,7 +52,7 @@ def resolve_weights(weights: str | int, *, output_dir: Path, run_name: str | Non
     Args:
         weights: `best` (lowest validation loss), `last`, a step, or the path of an adapter file, an adapter
             folder, a checkpoint or a run folder (its best).
-        output_dir: `paths.output_dir`; runs are in its folder `train`.
+        output_dir: `paths.output_dir`; runs are in its folders `train` and `sweeps`.
         run_name: the run that `best`, `last` and a step refer to; None for the one that was trained last.
 
     Raises:
@@ -59,7 +60,7 @@ def resolve_weights(weights: str | int, *, output_dir: Path, run_name: str | Non
     """
     text = str(weights)
     if text in ("best", "last") or text.isdecimal():
-        return _of_run(_find_run(output_dir / "train", run_name), text)
+        return _of_run(_find_run(output_dir, run_name), text)
     path = Path(text)
     if not path.exists():
         raise UserError(
@@ -79,18 +80,23 @@ def _is_run(folder: Path) -> bool:
     return bool(list_checkpoints(folder / "checkpoints")) or (folder / "adapter").is_dir()
 
 
-def _find_run(folder: Path, name: str | None) -> Path:
-    runs = [path for path in folder.iterdir() if path.is_dir() and _is_run(path)] if folder.is_dir() else []
-    if not runs:
-        raise UserError(f"No trained adapter found under {folder}. {_TRAIN_HINT}")
-    runs.sort(key=_last_written)
+def _find_run(output_dir: Path, name: str | None) -> Path:
+    """A run by its name, a sweep's job by `<name>/<job>`, or the newest of all."""
+    folders = [folder for pattern in _RUNS for folder in output_dir.glob(pattern)]
+    places = {_run_name(folder): folder for folder in folders if _is_run(folder)}
+    if not places:
+        raise UserError(f"No trained adapter found under {output_dir}. {_TRAIN_HINT}")
+    if name is not None and name in places:
+        return places[name]
+    newest = sorted(places, key=lambda known: _last_written(places[known]))
     if name is None:
-        return runs[-1]
-    for run in runs:
-        if run.name == name:
-            return run
-    newest = ", ".join(run.name for run in reversed(runs[-5:]))
-    raise UserError(f"adapter.run={name}: no trained run of that name under {folder}. Newest: {newest}.")
+        return places[newest[-1]]
+    shown = ", ".join(reversed(newest[-5:]))
+    raise UserError(f"adapter.run={name}: no trained run of that name under {output_dir}. Newest: {shown}.")
+
+
+def _run_name(run: Path) -> str:
+    return run.name if run.parent.name == "train" else f"{run.parent.name}/{run.name}"
 
 
 def _last_written(run: Path) -> float:

@@ -12,7 +12,7 @@ from src.errors import UserError
 from src.loggers.clearml_session import Mode, choose_mode, end_task, leave_behind, open_task, prepare_sdk
 from src.loggers.events import read_events
 from src.loggers.protocol import Logger, Number, Point, Status, split_key
-from src.loggers.redact import flatten
+from src.redact import flatten
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.loggers.protocol import Status
-from src.loggers.redact import redact, redact_yaml
+from src.redact import redact, redact_yaml
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 from src.loggers.events import Event, EventLogger
 from src.loggers.jsonl import JsonlLogger
 from src.loggers.protocol import Logger, Status
-from src.loggers.redact import redact
+from src.redact import redact
 
 log = logging.getLogger(__name__)
 

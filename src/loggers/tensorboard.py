@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.loggers.protocol import Logger, Number, Point, Status
-from src.loggers.redact import flatten
+from src.redact import flatten
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

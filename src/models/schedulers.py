@@ -38,6 +38,16 @@ _KEPT = (
 )
 
 
+def require_scheduler(key: str, name: str) -> None:
+    """Refuses an unknown sampler.
+
+    Raises:
+        UserError: naming the known ones.
+    """
+    if name not in _SCHEDULERS:
+        raise UserError(f"{key}={name} is not one of: {', '.join(_SCHEDULERS)}.")
+
+
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """A diffusers scheduler by its short name.
 

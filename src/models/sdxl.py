@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -106,6 +107,11 @@ class StableDiffusionXLModel(DiffusionModel):
             scheduler_config=scheduler_config,
             weight_files=weight_files,
         )
+
+    @cached_property
+    def text_hash(self) -> str:
+        """See `DiffusionModel.text_hash`; whether the empty prompt is zeroed belongs to it."""
+        return f"{super().text_hash}-zeros{int(self.force_zeros_for_empty_prompt)}"
 
     def make_pipeline(self, *, vae: AutoencoderKL, scheduler: Any) -> DiffusionPipeline:
         """StableDiffusionXLPipeline without a watermark."""

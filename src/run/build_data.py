@@ -61,6 +61,7 @@ def data_manager(config: DatasetConfig, *, root: Path) -> DataManager:
         dvc_target=config.dvc,
         url=config.url,
         sha256=config.sha256,
+        yandex_api=config.yandex_api,
         root=root,
         companions=(),
     )
@@ -133,10 +134,13 @@ def encoded_dataset(
     """
     dataset = config.dataset
     cache_dir = Path(config.paths.cache_dir)
-    text_cache = None
+    latent_cache = text_cache = None
+    if dataset.cache:
+        # Computed in another precision an entry has other last bits; who filled the cache must not matter.
+        vae_key = f"{model.vae_hash}-{model.vae.dtype}"
+        latent_cache = LatentCache(cache_dir / "latents", vae_hash=vae_key)
     if dataset.cache and not live_text:
-        text_hash = f"{model.text_hash}-{model.tokenizer_hash}"
-        text_cache = TextCache(cache_dir / "texts", text_hash=text_hash)
+        text_cache = TextCache(cache_dir / "texts", text_hash=_text_key(model))
     return EncodedDataset(
         records,
         hashes=data.report.hashes,
@@ -147,12 +151,17 @@ def encoded_dataset(
         seed=config.trainer.seed,
         crop_seed=dataset.split_seed,
         encode_images=model.encode_images,
-        latent_cache=LatentCache(cache_dir / "latents", vae_hash=model.vae_hash) if dataset.cache else None,
+        latent_cache=latent_cache,
         encode_text=None if live_text else model.encode_prompts,
         text_cache=text_cache,
         caption_dropout=config.trainer.caption_dropout if train else 0.0,
         background=parse_colour(dataset.background),
     )
+
+
+def _text_key(model: DiffusionModel) -> str:
+    precisions = sorted({str(encoder.dtype) for encoder in model.text_encoders.values()})
+    return "-".join([model.text_hash, model.tokenizer_hash, *precisions])
 
 
 def fill_cache(dataset: EncodedDataset, *, what: str, rank: int, world_size: int) -> None:

@@ -14,7 +14,14 @@ from accelerate import Accelerator
 from src.callbacks.base import Callback
 from src.config.checks import parse_size
 from src.config.cli import Job
-from src.config.schema import AdapterConfig, InferenceConfig, MetricsConfig, ModelConfig, TrainConfig
+from src.config.schema import (
+    AdapterConfig,
+    InferenceConfig,
+    MetricsConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from src.config.targets import build, resolve
 from src.data.encode import EncodedDataset
 from src.data.images import load_image, parse_colour
@@ -24,6 +31,7 @@ from src.data.order import Position, num_micro_batches
 from src.data.preflight import token_warnings
 from src.data.records import Record
 from src.data.text_cache import text_entry_bytes
+from src.errors import UserError
 from src.files import require_free_space
 from src.loggers.multi import MultiLogger
 from src.metrics.evaluate import words_for_clip
@@ -37,6 +45,7 @@ from src.models.adapters import (
 from src.models.base import DiffusionModel
 from src.models.load import load_model, native_resolution
 from src.run.build_data import PreparedData, encoded_dataset, fill_cache
+from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
@@ -142,6 +151,7 @@ def encode_sides(
     size: tuple[int, int],
     model: DiffusionModel,
     accelerator: Accelerator,
+    agreement: Agreement,
 ) -> EncodedSides:
     """Both sides of the split at a size in pixels, their caches filled by all processes together."""
     live_text = trains_text(config.adapter)
@@ -162,8 +172,21 @@ def encode_sides(
         ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         fill_cache(sides.train, what="training images", **ranks)
         fill_cache(sides.held_out, what="validation images", **ranks)
-        accelerator.wait_for_everyone()
+        agreement.wait()
     return sides
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Makes the optimiser once for a parameter of no use: its own checks of its settings come before work.
+
+    Raises:
+        UserError: what the optimiser says against them.
+    """
+    algorithm, settings = resolve("optimizer.algorithm", config.algorithm)
+    try:
+        algorithm([torch.nn.Parameter(torch.zeros(1))], lr=config.lr, **settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer.algorithm ({config.algorithm['_target_']}): {error}.") from error
 
 
 def _announce_encoding(

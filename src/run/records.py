@@ -1,5 +1,6 @@
 """What a run leaves in its folder beside weights and images, and the last lines that it prints."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from src.files import read_json, write_json_atomic, write_text_atomic
 from src.lineage import collect_lineage
 from src.loggers.multi import MultiLogger
 from src.models.base import DiffusionModel
+from src.redact import redact
 from src.run.build_data import PreparedData
 from src.training.state import TrainResult
 
@@ -41,11 +43,30 @@ def lineage_of(
 
 
 def must_match(
-    config: TrainConfig, lineage: dict[str, Any], *, size: tuple[int, int], num_processes: int
+    config: TrainConfig,
+    lineage: dict[str, Any],
+    *,
+    size: tuple[int, int],
+    num_processes: int,
+    mixed_precision: str,
 ) -> dict[str, Any]:
-    """What decides which numbers come next; a checkpoint of other values cannot be continued exactly."""
+    """What decides which numbers come next; a checkpoint of other values cannot be continued exactly.
+
+    Not among them: learning rates, schedule and length, which people change on purpose to go on longer.
+    """
     trainer, dataset = config.trainer, config.dataset
+    algorithm = {key: value for key, value in config.optimizer.algorithm.items() if key != "_target_"}
+    placeholder = dataset.placeholder if config.adapter.token_embedding == "train" else None
     return {
+        "optimizer.algorithm": f"{config.optimizer.algorithm['_target_']} {json.dumps(algorithm)}",
+        "dataset.placeholder": placeholder,
+        "dataset.background": dataset.background,
+        "adapter.dropout": config.adapter.dropout,
+        "trainer.min_snr_gamma": trainer.min_snr_gamma,
+        "trainer.max_grad_norm": trainer.max_grad_norm,
+        "trainer.mixed_precision": mixed_precision,
+        "trainer.num_validation_timesteps": trainer.num_validation_timesteps,
+        "trainer.max_validation_images": trainer.max_validation_images,
         "base_model_hash": lineage["base_model_hash"],
         "dataset_hash": lineage["dataset_hash"],
         "dataset.split_seed": dataset.split_seed,
@@ -74,9 +95,9 @@ def write_records(job: Job, lineage: dict[str, Any], logger: MultiLogger) -> Non
 
 
 def write_config(job: Job) -> Path:
-    """The resolved configuration as config.yaml."""
+    """The resolved configuration as config.yaml, without secrets: it goes to trackers and is passed on."""
     path = job.run_dir / "config.yaml"
-    write_text_atomic(path, yaml.safe_dump(job.resolved, sort_keys=False, allow_unicode=True))
+    write_text_atomic(path, yaml.safe_dump(redact(job.resolved), sort_keys=False, allow_unicode=True))
     return path
 
 

@@ -23,6 +23,7 @@ from src.run.build_data import describe, ensure_files, prepare_data
 from src.run.build_training import (
     build_callbacks,
     build_trainer,
+    check_optimizer,
     encode_sides,
     open_logger,
     prepare_model,
@@ -30,7 +31,7 @@ from src.run.build_training import (
     warn_of_long_captions,
 )
 from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
-from src.training.accelerator import make_accelerator
+from src.training.accelerator import Agreement, make_accelerator
 from src.training.checkpoint import Checkpointer, load_checkpoint
 from src.training.resume import resolve as resolve_resume
 from src.training.saving import checkpoint_bytes
@@ -46,10 +47,12 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
     accelerator = make_accelerator(
         mixed_precision=trainer.mixed_precision, device=trainer.device, deterministic=trainer.deterministic
     )
+    agreement = Agreement(accelerator)
     is_main = accelerator.is_main_process
     require_writable(job.run_dir)
     with run_log(job.run_dir / "train.log", is_main=is_main):
         _refuse_to_replace(job.run_dir, trainer.resume)
+        check_optimizer(config.optimizer)
         ensure_files(config)
         size = training_size(config)
         data = prepare_data(config, size=size)
@@ -69,11 +72,19 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
                 accelerator=accelerator,
                 model=model,
                 groups=groups,
-                sides=encode_sides(config, data, size=size, model=model, accelerator=accelerator),
+                sides=encode_sides(
+                    config, data, size=size, model=model, accelerator=accelerator, agreement=agreement
+                ),
                 callbacks=callbacks,
                 logger=logger,
                 run_dir=job.run_dir,
-                must_match=must_match(config, lineage, size=size, num_processes=accelerator.num_processes),
+                must_match=must_match(
+                    config,
+                    lineage,
+                    size=size,
+                    num_processes=accelerator.num_processes,
+                    mixed_precision=accelerator.mixed_precision,
+                ),
             )
             loop.restore()
             # Only now: a run that cannot be continued keeps the records that say what it was.
@@ -82,9 +93,9 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
             result = loop.fit()
             if is_main and result.received_signal is None:
                 _export(result, model, job, short_form(lineage, job.resolved), logger)
-            accelerator.wait_for_everyone()
+            agreement.wait()
             logger.close("completed" if result.received_signal is None else "aborted", result.stop_reason)
-        outcome = _outcome(result, callbacks, seconds=time.monotonic() - started, objective=config.objective)
+        outcome = _outcome(result, callbacks, seconds=time.monotonic() - started)
         if is_main:
             write_result(job.run_dir, result, outcome)
             for line in _last_lines(job, result, logger):
@@ -138,9 +149,7 @@ def _export(
     logger.log_model("adapter", folder, {**metadata, "darkroom.step": step})
 
 
-def _outcome(
-    result: TrainResult, callbacks: Sequence[Callback], *, seconds: float, objective: str
-) -> Outcome:
+def _outcome(result: TrainResult, callbacks: Sequence[Callback], *, seconds: float) -> Outcome:
     results: dict[str, float] = {}
     if result.best is not None:
         results |= {"best_validation_loss": result.best.value, "best_step": float(result.best.step)}
@@ -148,7 +157,7 @@ def _outcome(
     for callback in callbacks:
         results |= callback.results()
     results |= {"steps": float(result.step), "seconds": seconds}
-    value = result.best.value if objective == "validation_loss" and result.best is not None else None
+    value = None if result.best is None else result.best.value
     return Outcome(exit_code=result.exit_code, objective=value, results=results, notes=result.failures)
 
 

@@ -67,11 +67,16 @@ class Agreement:
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
+        # gloo also beside NCCL, whose waits end after ten minutes.
         self._group: Any = (
             torch.distributed.new_group(backend="gloo", timeout=_AGREEMENT_TIMEOUT)
             if accelerator.num_processes > 1
             else None
         )
+
+    def wait(self) -> None:
+        """Waits for all ranks, as long as sampling, scoring or saving on the main one takes."""
+        self.largest(0)
 
     def largest(self, value: int) -> int:
         """The largest value of all ranks. Every rank must call it, at the same place."""

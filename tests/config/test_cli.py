@@ -38,6 +38,8 @@ def run(*arguments, script="train.py", cwd):
         (["-cn", "nothing"], ["nothing"]),
         (["--cfg", "job", "trainer.max_stps=3"], ["trainer.max_steps"]),
         (["trainer.seed=1", "--cfg", "job", "adapter.rank=0"], ["adapter.rank=0"]),
+        (["trainer.num_validation_timesteps=5000"], ["trainer.num_validation_timesteps=5000", "1000"]),
+        (["dataset.background=nocolour"], ["dataset.background=nocolour is no colour"]),
         (["model=from_adapter"], ["model.path is not set"]),
     ],
 )
@@ -98,3 +100,11 @@ def test_a_yaml_that_builds_on_nothing(tmp_path):
     done = run("--config-dir", ".", "-cn", "mine", script="inference.py", cwd=tmp_path)
     assert done.returncode != 0
     assert "defaults: [train, _self_]" in done.stderr
+
+
+def test_several_processes_need_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run(f"paths.output_dir={tmp_path}/out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "run.name=my_run" in done.stderr
+    assert list(tmp_path.iterdir()) == []

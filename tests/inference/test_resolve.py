@@ -107,12 +107,23 @@ def test_never_validated_means_last_and_says_so(outputs, caplog):
     assert "Nothing was validated" in caplog.text
 
 
+def test_jobs_of_a_sweep_are_runs(outputs):
+    job = outputs / "sweeps" / "ranks" / "1"
+    write_config(job, settings_for("sd15"))
+    write_checkpoint(job, None, step=7, best_step=7)
+    newest = resolve_weights("best", output_dir=outputs)
+    assert (newest.run_folder, newest.step) == (job.resolve(), 7)
+    assert resolve_weights("best", output_dir=outputs, run_name="ranks/1").path == newest.path
+    with pytest.raises(UserError, match="Newest: ranks/1, new"):
+        resolve_weights("best", output_dir=outputs, run_name="1")
+
+
 def test_before_any_training(tmp_path):
     for folder in (tmp_path / "outputs", tmp_path):
         with pytest.raises(UserError) as caught:
             resolve_weights("best", output_dir=folder)
         assert str(caught.value) == (
-            f"No trained adapter found under {folder / 'train'}. Train one first: sh train_run.sh"
+            f"No trained adapter found under {folder}. Train one first: sh train_run.sh"
         )
 
 

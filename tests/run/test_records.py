@@ -4,7 +4,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from src.config.build import PROJECT_ROOT, check_config, register
-from src.run.records import must_match
+from src.config.cli import Job
+from src.config.sweep import write_row
+from src.run.records import must_match, write_config
 
 
 def agreement(*overrides, size=(64, 64), num_processes=1):
@@ -12,7 +14,13 @@ def agreement(*overrides, size=(64, 64), num_processes=1):
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         config = check_config(compose("train", overrides=list(overrides)))
     lineage = {"base_model_hash": "0", "dataset_hash": "1"}
-    return must_match(config, lineage, size=size, num_processes=num_processes)
+    return must_match(
+        config,
+        lineage,
+        size=size,
+        num_processes=num_processes,
+        mixed_precision=config.trainer.mixed_precision,
+    )
 
 
 @pytest.mark.parametrize(
@@ -24,6 +32,12 @@ def agreement(*overrides, size=(64, 64), num_processes=1):
         "trainer.batch_size=2",
         "dataset.split_seed=1",
         "dataset.crop=random",
+        "dataset.background=black",
+        "adapter.dropout=0.5",
+        "trainer.min_snr_gamma=null",
+        "trainer.max_grad_norm=2",
+        "trainer.mixed_precision=bf16",
+        "optimizer.algorithm.weight_decay=0.1",
     ],
 )
 def test_what_changes_the_numbers_that_come_next(override):
@@ -33,3 +47,13 @@ def test_what_changes_the_numbers_that_come_next(override):
 def test_what_may_change():
     assert agreement("optimizer.lr=1e-3", "trainer.max_steps=9", "trainer.num_workers=2") == agreement()
     assert agreement("trainer.batch_size=2", num_processes=2) == agreement()
+
+
+def test_no_secret_is_written(tmp_path):
+    resolved = {"dataset": {"url": "https://me:hunter2@host/x.zip?token=hunter3", "resolution": 64}}
+    job = Job(run_dir=tmp_path, name="a", resolved=resolved, overrides=[], in_sweep=False)
+    text = write_config(job).read_text()
+    assert "hunter" not in text
+    assert "host/x.zip" in text
+    write_row(tmp_path, {"dataset.url": resolved["dataset"]["url"], "hub.token": "hunter4"}, "running")
+    assert "hunter" not in (tmp_path / "job.json").read_text()

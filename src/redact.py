@@ -38,14 +38,16 @@ def redact_yaml(text: str) -> str:
 
 def redact(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a nested configuration without secrets: by the name of the key, and inside addresses."""
-    return {key: _redact_value(str(key), value) for key, value in config.items()}
+    return {key: redact_value(str(key), value) for key, value in config.items()}
 
 
-def _redact_value(key: str, value: Any) -> Any:
+def redact_value(key: str, value: Any) -> Any:
+    """A value without secrets: hidden where the last part of its key names one, else inside addresses."""
+    key = key.rpartition(".")[2]
     if isinstance(value, Mapping):
         return redact(value)
     if isinstance(value, (list, tuple)):
-        return [_redact_value(key, item) for item in value]
+        return [redact_value(key, item) for item in value]
     if isinstance(value, str):
         return HIDDEN if value and _SECRET_KEY.fullmatch(key) else redact_text(value)
     return value

@@ -1,6 +1,6 @@
 import pytest
 
-from src.loggers.redact import flatten, redact, redact_text, redact_yaml
+from src.redact import flatten, redact, redact_text, redact_yaml
 
 
 @pytest.mark.parametrize(
