@@ -44,6 +44,13 @@ class Callback:
     logged, named in the run's result and skipped; training goes on. A hook may return a `StopRequest`.
     """
 
+    def needs_guard(self, hook: str, step: int) -> bool:
+        """Whether a hook may touch the model, random states or grad mode at this step.
+
+        The guard takes time. Where this says False the hook runs without it, and must do none of that.
+        """
+        return True
+
     def results(self) -> dict[str, float]:
         """Figures for the run's result and a sweep's table by "title/series", read when it has ended."""
         return {}

@@ -34,6 +34,10 @@ class ProgressCallback(Callback):
         self._last_line = float("-inf")
         self._shown: dict[str, str] = {}
 
+    def needs_guard(self, hook: str, step: int) -> bool:
+        """Never: it only writes to the terminal."""
+        return False
+
     def on_fit_start(self, run: RunView) -> None:
         """Opens the bar."""
         self._last_line = float("-inf")

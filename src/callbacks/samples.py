@@ -105,6 +105,10 @@ class SampleImages(Callback):
         self._sampled_step: int | None = None
         self._scores: list[Score] = []
 
+    def needs_guard(self, hook: str, step: int) -> bool:
+        """Not at the end of a step after which no samples are due."""
+        return hook != "on_step_end" or self._is_due(step)
+
     def on_fit_start(self, run: RunView) -> None:
         """Draws the base model's images and looks at the held-out photos once."""
         self._base = self._base_images(run)
@@ -125,13 +129,16 @@ class SampleImages(Callback):
 
     def on_step_end(self, run: RunView) -> None:
         """Samples where it is due."""
-        if run.state.step % self._every == 0:
+        if self._is_due(run.state.step):
             self._sample(run)
 
     def on_fit_end(self, run: RunView, result: TrainResult) -> None:
         """Samples what came out, unless the last step did."""
         if self._sampled_step != run.state.step:
             self._sample(run)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self._every == 0
 
     def _sample(self, run: RunView) -> None:
         step = run.state.step

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,21 +15,35 @@ from src.training.state import StopRequest
 _log = logging.getLogger(__name__)
 
 
-@contextmanager
-def untouched(module: nn.Module, *address: int | str) -> Iterator[None]:
-    """Gives a block its own random state, and puts modes, requires_grad and grad mode back after it."""
-    modes = [(part, part.training) for part in module.modules()]
-    trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    grad_mode = torch.is_grad_enabled()
-    try:
-        with forked_rng(*address):
-            yield
-    finally:
-        torch.set_grad_enabled(grad_mode)
-        for part, is_training in modes:
-            part.training = is_training
-        for parameter, is_trainable in trainable:
-            parameter.requires_grad_(is_trainable)
+class Guard:
+    """Keeps a module's modes and requires_grad flags, and all random states, from what a block does.
+
+    Args:
+        module: its parts are listed here, once: walking SDXL's takes longer than some steps. Make the guard
+            when nothing more is attached to it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parts = list(module.modules())
+        self._parameters = list(module.parameters())
+
+    @contextmanager
+    def untouched(self, *address: int | str) -> Iterator[None]:
+        """Gives a block its own random state, and puts modes, requires_grad and grad mode back after it."""
+        modes = [part.training for part in self._parts]
+        trainable = [parameter.requires_grad for parameter in self._parameters]
+        grad_mode = torch.is_grad_enabled()
+        try:
+            with forked_rng(*address):
+                yield
+        finally:
+            torch.set_grad_enabled(grad_mode)
+            for part, is_training in zip(self._parts, modes, strict=True):
+                if part.training != is_training:
+                    part.training = is_training
+            for parameter, is_trainable in zip(self._parameters, trainable, strict=True):
+                if parameter.requires_grad != is_trainable:
+                    parameter.requires_grad_(is_trainable)
 
 
 def describe(error: BaseException) -> str:
@@ -47,7 +61,7 @@ class Observers:
     def __init__(self, callbacks: Sequence[Callback], *, module: nn.Module, seed: int) -> None:
         self.failures: list[str] = []
         self._callbacks = list(callbacks)
-        self._module = module
+        self._guard = Guard(module)
         self._seed = seed
 
     def call(self, hook: str, run: RunView, *arguments: Any) -> str | None:
@@ -55,18 +69,24 @@ class Observers:
         reason = None
         for callback in self._callbacks:
             name = type(callback).__name__
-            # Most hooks of most callbacks do nothing, and forking random states takes time at each step.
+            # Most hooks of most callbacks do nothing, and the guard takes time at each step.
             if getattr(type(callback), hook) is getattr(Callback, hook):
                 continue
             try:
-                with untouched(self._module, self._seed, "callback", name, hook, run.state.step):
-                    answer = getattr(callback, hook)(run, *arguments)
+                answer = self._ask(callback, hook, run, *arguments)
             except Exception as error:
                 self.mark(f"callback {name}.{hook}", run.state.step, error)
                 continue
             if isinstance(answer, StopRequest) and reason is None:
                 reason = f"callback {name}: {answer.reason}"
         return reason
+
+    def _ask(self, callback: Callback, hook: str, run: RunView, *arguments: Any) -> StopRequest | None:
+        step = run.state.step
+        address = (self._seed, "callback", type(callback).__name__, hook, step)
+        with self._guard.untouched(*address) if callback.needs_guard(hook, step) else nullcontext():
+            answer: StopRequest | None = getattr(callback, hook)(run, *arguments)
+        return answer
 
     def mark(self, what: str, step: int, error: BaseException) -> None:
         """Reports a failure that training survives and remembers it for the run's result."""

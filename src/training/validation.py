@@ -17,7 +17,7 @@ from src.diffusion.targets import add_noise, training_target
 from src.diffusion.timesteps import validation_timesteps
 from src.randomness import address_seed
 from src.training.objective import Tokenize, conditions, to_device
-from src.training.observers import untouched
+from src.training.observers import Guard
 from src.training.state import ValidationResult
 
 
@@ -85,7 +85,7 @@ class Validator:
     def measure(self) -> list[Float[Tensor, "images timesteps"]]:
         """This rank's share: a table for each set, zero where others measure. No collectives inside."""
         self._alphas_cumprod = self._alphas_cumprod.to(self._accelerator.device)
-        with untouched(self._denoiser, self._seed, "validation"), torch.no_grad():
+        with Guard(self._denoiser).untouched(self._seed, "validation"), torch.no_grad():
             self._denoiser.eval()
             return [self._measure_set(*pair) for pair in zip(self._sets, self._ids, strict=True)]
 

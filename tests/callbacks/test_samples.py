@@ -104,6 +104,13 @@ def _files(view: RunView) -> set[str]:
     return {str(path.relative_to(view.output_dir)) for path in view.output_dir.rglob("*.png")}
 
 
+def test_the_guard_is_asked_for_where_samples_are_due(make):
+    callback = make(every=3)
+    assert [step for step in range(1, 10) if callback.needs_guard("on_step_end", step)] == [3, 6, 9]
+    assert callback.needs_guard("on_fit_start", 0)
+    assert callback.needs_guard("on_fit_end", 10)
+
+
 def test_a_run_from_start_to_end(make, view, pocket_sd15):
     callback = make()
     callback.on_fit_start(view)
@@ -283,6 +290,7 @@ def test_many_photos_are_thinned_the_same_way_each_time(make, photos):
         ({"every": 0}, "callbacks.samples.every=0"),
         ({"num_images": 0}, "callbacks.samples.num_images=0"),
         ({"width": 60}, "width=60 is not a positive multiple of 8"),
+        ({"scheduler": "foo"}, "callbacks.samples.scheduler=foo is not one of: dpmpp_2m"),
         ({"prompts": []}, "dataset.prompts"),
         ({"prompts": ["a", "a"]}, "dataset.prompts"),
     ],

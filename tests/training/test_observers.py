@@ -1,13 +1,18 @@
 """Observers do not touch: losses are bit-identical with and without them, whatever they do."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from src.callbacks.base import Callback
+from src.callbacks.progress import ProgressCallback
+from src.loggers.jsonl import JsonlLogger
+from src.training.observers import Observers
 from src.training.state import StopRequest
+from tests.callbacks.recorder import make_run
 from tests.training.test_resume import Losses
 from tests.training.tiny import same
 
@@ -77,6 +82,60 @@ def test_the_control_a_callback_that_changes_weights_is_seen(tiny) -> None:
     plain.trainer().fit()
     touched.trainer().fit()
     assert not same(plain.weights(), touched.weights())
+
+
+def test_modes_flags_grad_mode_and_random_states_are_put_back(tiny, tmp_path) -> None:
+    """One call, so that nothing in the loop can hide what a hook left behind."""
+    run = tiny()
+    run.trainer()
+    module, view = run.denoiser, make_run(JsonlLogger(run_dir=tmp_path), tmp_path, step=1)
+    module.dropout.eval()
+
+    def seen():
+        modes = [part.training for part in module.modules()]
+        flags = [parameter.requires_grad for parameter in module.parameters()]
+        # Not Python's own: the tests' type checker draws from it.
+        states = (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+        return modes, flags, states, torch.is_grad_enabled()
+
+    class OnStepEnd(Rude):
+        def on_step_end(self, run):
+            module.dropout.train()
+            module.frozen.requires_grad_(True)
+            self._act(replace(run, model=module))
+
+    before = seen()
+    observers = Observers([OnStepEnd()], module=module, seed=0)
+    observers.call("on_step_end", view)
+    assert observers.failures == []
+    assert seen() == before
+
+
+def test_hooks_that_touch_nothing_run_without_the_guard(tiny, tmp_path) -> None:
+    """Progress at every step, and a callback with work now and then at the steps in between."""
+    guarded = {}
+
+    class NowAndThen(Callback):
+        def needs_guard(self, hook, step):
+            return step % 3 == 0
+
+        def on_step_end(self, run):
+            guarded[run.state.step] = torch.get_rng_state().tolist() != outside
+
+    class Always(Callback):
+        def on_step_end(self, run):
+            assert torch.get_rng_state().tolist() != outside
+
+    run = tiny()
+    run.trainer()
+    outside = torch.get_rng_state().tolist()
+    observers = Observers([NowAndThen(), Always()], module=run.denoiser, seed=0)
+    for step in range(1, 7):
+        observers.call("on_step_end", make_run(JsonlLogger(run_dir=tmp_path), tmp_path, step=step))
+    assert observers.failures == []
+    assert guarded == {step: step in (3, 6) for step in range(1, 7)}
+    assert torch.get_rng_state().tolist() == outside
+    assert not ProgressCallback().needs_guard("on_step_end", 1)
 
 
 class Broken(Callback):
