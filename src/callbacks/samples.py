@@ -17,6 +17,7 @@ from src.inference.outputs import by_prompt, load_images, save_images
 from src.metrics.evaluate import Reference, Score, evaluate_samples, measure_photos
 from src.metrics.features import ClipExtractor, ImageFeatureExtractor
 from src.models.adapters import adapter_disabled
+from src.models.schedulers import require_scheduler
 from src.randomness import address_seed
 from src.training.state import TrainResult
 
@@ -82,6 +83,7 @@ class SampleImages(Callback):
             raise UserError("dataset.prompts must hold at least one prompt, and none twice.")
         size = (width or resolution[0], height or resolution[1])
         require_size(*size)
+        require_scheduler("callbacks.samples.scheduler", scheduler)
         self._every = every
         self._prompts = list(prompts)
         self._words = dict(zip(self._prompts, clip_prompts or self._prompts, strict=True))
