@@ -270,6 +270,12 @@ class DiffusionModel(ABC):
                 self._vae_copies[dtype] = copy.deepcopy(self.vae).to(dtype)
         return self._vae_copies[dtype]
 
+    def stored_weights(self, component: str) -> list[Path]:
+        """The files that hold a component's weights and nothing else; none of a single file, or if gone."""
+        *weights, config = self._weight_files[component]
+        is_own = all(file.parent == config.parent and file.is_file() for file in weights)
+        return [file for file in weights if file.suffix == ".safetensors"] if is_own else []
+
     @cached_property
     def base_hash(self) -> str:
         """What the weights and configurations were before any training: UNet, text encoders and VAE."""

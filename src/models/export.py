@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def save_adapter(model: DiffusionModel, folder: Path, *, metadata: Mapping[str, 
     if token_embeddings(model):
         written.append(_save_embedding(model, folder / EMBEDDING_FILE, header))
     if full:
-        written.append(_save_model(model, folder / MODEL_FOLDER, header))
+        written.append(_save_model(model, folder / MODEL_FOLDER, header, full))
     assert written, "save_adapter needs a model with something attached"
     return written
 
@@ -134,10 +134,13 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str])
     write_bytes_atomic(path, with_sorted_header(data))
 
 
-def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str]) -> Path:
+def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str], full: Sequence[str]) -> Path:
     """A plain diffusers folder with the fully trained weights; LoRA and the new token stay beside it."""
     modules: dict[str, Any] = {"unet": model.unet, "vae": model.vae, **model.text_encoders}
-    states = {name: base_state(module) for name, module in modules.items()}
+    states = {
+        name: base_state(module) if name in full else _frozen_state(model, name, module)
+        for name, module in modules.items()
+    }
     num_bytes = sum(tensor.nbytes for state in states.values() for tensor in state.values())
     require_free_space(folder.parent, num_bytes, "the fully trained model")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +175,18 @@ def base_state(module: nn.Module) -> dict[str, Tensor]:
                 tensor.cpu().contiguous()
             )
     return plain
+
+
+def _frozen_state(model: DiffusionModel, name: str, module: Any) -> dict[str, Tensor]:
+    """A frozen component in fp32, as its files have it: in memory it may be in the precision of training."""
+    held = base_state(module)
+    is_rounded = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in held.values())
+    states = [load_file(file) for file in model.stored_weights(name)] if is_rounded else []
+    return {
+        key: tensor.float() if tensor.is_floating_point() else tensor
+        for state in states or [held]
+        for key, tensor in state.items()
+    }
 
 
 def _save_component(module: Any, state: dict[str, Tensor], folder: Path, header: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from src.errors import UserError
 from src.models.adapter_files import EMBEDDING_FILE, LORA_FILE
 from src.models.adapters import attach
 from src.models.export import (
+    base_state,
     load_adapter,
     merge_adapter,
     read_adapter_header,
@@ -18,7 +19,7 @@ from src.models.export import (
     set_adapter_scale,
 )
 from src.models.load import load_model
-from tests.models.common import pixels, plain_pipeline, settings_for, trained
+from tests.models.common import move, pixels, plain_pipeline, settings_for, trained
 
 _PLAIN = {"token_embedding": "frozen", "placeholder": None}
 
@@ -141,6 +142,32 @@ def test_a_full_text_encoder_beside_a_trained_token(pocket, tmp_path):
     loaded = load_model(str(pocket))
     load_adapter(loaded, tmp_path)
     assert (pixels(loaded.pipeline()) == pixels(model.pipeline())).all()
+
+
+@pytest.mark.parametrize("stored_in", [torch.float32, torch.float16])
+def test_what_was_frozen_in_half_precision_is_exported_with_all_digits(stored_in, pocket_sdxl, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(pocket_sdxl, base)
+    for file in base.rglob("*.safetensors"):
+        save_file(
+            {key: t.to(stored_in) for key, t in load_file(file).items()}, file, metadata={"format": "pt"}
+        )
+    model = load_model(str(base))
+    changes = {"unet": "lora", "text_encoder": "full", "text_encoder_2": "lora"}
+    move(attach(model, settings_for("sdxl", **changes), seed=1))
+    model.to_device("cpu", torch.bfloat16)
+    assert model.unet.dtype == torch.bfloat16
+    save_adapter(model, tmp_path / "adapter", metadata={})
+    exported, expected = load_model(str(tmp_path / "adapter" / "model")), load_model(str(base))
+    for name in ("unet", "text_encoder_2"):
+        ours, theirs = getattr(exported.denoiser, name), getattr(expected.denoiser, name).state_dict()
+        for key, tensor in ours.state_dict().items():
+            assert torch.equal(tensor, theirs[key]), f"{name} {key}"
+    trained_part = base_state(model.text_encoders["text_encoder"])
+    for key, tensor in exported.text_encoders["text_encoder"].state_dict().items():
+        assert torch.equal(trained_part[key], tensor), key
+    written = (tmp_path / "adapter" / "model").rglob("*.safetensors")
+    assert {t.dtype for file in written for t in load_file(file).values()} == {torch.float32}
 
 
 def test_half_strength_of_full_weights_is_halfway(pocket_sd15, tmp_path):
