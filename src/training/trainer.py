@@ -241,11 +241,15 @@ class Trainer:
 
     def _log_scalars(self, rates: Mapping[str, float]) -> None:
         self._optimizer_step.check()
+        means, num_not_finite = self._means.read()
         scalars = {
-            **self._means.read(),
+            **means,
             **{f"lr/{name}": rate for name, rate in rates.items()},
             **self._stopwatch.read(),
         }
+        if self._accelerator.scaler is not None:
+            # The scaler does not tell on which steps it skipped, but those are the ones without a norm.
+            scalars["gradient_scaling/skipped_steps"] = float(num_not_finite["grad_norm/total"])
         self._means.reset()
         self._losses["loss/train"] = scalars["loss/train"]
         self._observe("on_log", scalars)

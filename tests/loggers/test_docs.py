@@ -27,6 +27,6 @@ def test_scores() -> None:
 
 def test_training() -> None:
     keys = ["loss/train", "loss/validation", "loss/train_probe", "grad_norm/total", "lr/unet_lora"]
-    keys += ["throughput/images_per_second", "throughput/seconds_per_step"]
+    keys += ["throughput/images_per_second", "throughput/seconds_per_step", "gradient_scaling/skipped_steps"]
     assert [key for key in keys if not _is_named(key) and key != "lr/unet_lora"] == []
     assert "| `lr` |" in PAGE

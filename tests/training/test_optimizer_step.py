@@ -1,5 +1,6 @@
 """Accumulation, clipping, and steps that are not finite."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -162,6 +163,13 @@ class _Scaled:
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=4)
         return accelerator
 
+    @staticmethod
+    def overflowing(run):
+        """The trainer of a run whose gradients overflow at a scale of 2**127, and at one a bit lower, too."""
+        trainer = run.trainer()
+        run.denoiser.out.weight.register_hook(lambda gradient: gradient * 16)
+        return trainer
+
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
 def test_gradient_scaling_changes_nothing_but_the_rounding(tiny, algorithm) -> None:
@@ -175,18 +183,48 @@ def test_gradient_scaling_changes_nothing_but_the_rounding(tiny, algorithm) -> N
 def test_the_scaler_skips_overflows_and_survives_a_resume(tiny) -> None:
     """1e38 overflows fp32 at first; the scale halves until it fits, and the run goes on."""
     settings = {"max_steps": 40, "save_every": 20, "schedule": "constant"}
-    unbroken = tiny("unbroken", **settings, accelerator=_Scaled.accelerator(2.0**127))
-    result = unbroken.trainer().fit()
+    losses = Losses()
+    unbroken = tiny("unbroken", **settings, accelerator=_Scaled.accelerator(2.0**127), callbacks=[losses])
+    result = _Scaled.overflowing(unbroken).fit()
     scale = load_checkpoint(result.checkpoint).documents["loop"]["gradient_scaler"]["scale"]
     assert 1 < scale <= 2.0**127
+    assert sum(scalars["gradient_scaling/skipped_steps"] for scalars in losses.logged.values()) > 0
     resumed = tiny(
         "resumed",
         **settings,
         accelerator=_Scaled.accelerator(2.0**127),
         resume=str(unbroken.checkpoints / "step_00000020"),
     )
-    resumed.trainer().fit()
+    _Scaled.overflowing(resumed).fit()
     assert same(unbroken.weights(), resumed.weights())
+
+
+def test_steps_that_the_scaler_skips_are_counted_and_not_averaged(tiny) -> None:
+    """At a scale of 2**127 the first steps overflow; after that the mean is that of the steps taken."""
+    settings = {"max_steps": 24, "save_every": 5, "keep": 9, "schedule": "constant", "max_grad_norm": None}
+    each, rarely, resumed_rarely = Losses(), Losses(), Losses()
+
+    def fit(name, **more):
+        run = tiny(name, **settings, accelerator=_Scaled.accelerator(2.0**127), **more)
+        _Scaled.overflowing(run).fit()
+        return run
+
+    fit("each", log_every=1, callbacks=[each])
+    run = fit("rarely", log_every=12, callbacks=[rarely])
+    norms = {step: s["grad_norm/total"] for step, s in each.logged.items() if "grad_norm/total" in s}
+    skipped = {step for step, s in each.logged.items() if s["gradient_scaling/skipped_steps"]}
+    assert 1 in skipped
+    assert skipped == set(range(1, 25)) - set(norms)
+    for first, last in ((1, 12), (13, 24)):
+        taken = [norms[step] for step in range(first, last + 1) if step in norms]
+        assert rarely.logged[last]["grad_norm/total"] == pytest.approx(sum(taken) / len(taken), rel=1e-5)
+        assert rarely.logged[last]["gradient_scaling/skipped_steps"] == last - first + 1 - len(taken)
+
+    # In the middle of an interval that has a skipped step.
+    checkpoint = run.checkpoints / "step_00000005"
+    assert not {"Infinity", "NaN"} & set(re.findall(r"\w+", (checkpoint / "loop.json").read_text()))
+    fit("resumed", log_every=12, callbacks=[resumed_rarely], resume=str(checkpoint))
+    assert resumed_rarely.logged == rarely.logged
 
 
 def test_nan_latches_with_gradient_scaling_too(tiny, records) -> None:
