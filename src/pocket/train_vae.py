@@ -1,0 +1,86 @@
+"""Trains the pocket's VAE: pictures of 64 x 64 to latents of 4 x 16 x 16 and back.
+
+L1 and the L1 of image gradients instead of a perceptual loss, which would need a trained network of its own,
+and a KL term that is just strong enough to keep the latents together (Rombach et al. 2022, arXiv 2112.10752,
+appendix G).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor
+
+from src.pocket.batches import to_pixels
+from src.pocket.stage import Stage, run_stage
+from src.pocket.world_set import WorldSet
+from src.randomness import address_seed, generator
+
+_KL_WEIGHT = 1e-5
+_GRADIENT_WEIGHT = 1.0
+CONFIG: dict[str, Any] = {
+    "block_out_channels": (32, 64, 96),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+    "mid_block_add_attention": False,
+    "force_upcast": False,
+}
+
+
+def train_vae(stage: Stage, world: WorldSet, *, device: torch.device) -> AutoencoderKL:
+    """Trains from random weights and returns the averaged VAE with its scaling factor set."""
+    torch.manual_seed(address_seed(stage.seed, "vae"))
+    vae = AutoencoderKL(sample_size=world.pixels.shape[1], **CONFIG).to(
+        device, memory_format=torch.channels_last
+    )
+    vae.train()
+
+    def losses(step: int) -> dict[str, Tensor]:
+        random = generator(stage.seed, "vae", step)
+        picks = torch.randint(len(world), (stage.batch_size,), generator=random)
+        images = to_pixels(world, picks).to(device, memory_format=torch.channels_last)
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=random).to(device)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        l1 = (decoded - images).abs().mean()
+        gradient = _gradient_loss(decoded, images)
+        kl = posterior.kl().mean()
+        return {
+            "loss": l1 + _GRADIENT_WEIGHT * gradient + _KL_WEIGHT * kl,
+            "l1": l1,
+            "gradient": gradient,
+            "kl": kl,
+        }
+
+    trained = run_stage(stage, vae, losses).eval()
+    assert isinstance(trained, AutoencoderKL)
+    trained.register_to_config(scaling_factor=float(f"{1 / latent_spread(trained, world, device):.4g}"))
+    return trained
+
+
+def _gradient_loss(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """The mean absolute difference of differences between neighbouring pixels: sharp edges stay sharp."""
+    difference = a - b
+    return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+
+
+@torch.no_grad()
+def latent_spread(vae: AutoencoderKL, world: WorldSet, device: torch.device) -> float:
+    """The latents' standard deviation over a thousand pictures."""
+    picks = torch.randperm(len(world), generator=generator(0, "spread"))[:1000]
+    latents = [
+        vae.encode(to_pixels(world, part).to(device)).latent_dist.mean.cpu() for part in picks.split(100)
+    ]
+    return torch.cat(latents).std().item()
+
+
+def save_vae(vae: AutoencoderKL, folder: Path) -> None:
+    """Writes the VAE's part of a diffusers folder in fp16."""
+    vae.to(torch.float16).save_pretrained(folder)

@@ -1,0 +1,126 @@
+"""Renders many scenes of the pocket world into one array on disk, in parallel, and goes on where it stopped.
+
+python -m src.pocket.world_set --out .cache/pocket/train.npy --num 40000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from src.files import write_text_atomic
+from src.pocket.world import Scene, draw, sample_scene
+
+TRAIN_SEED, TEST_SEED = 0, 1
+_SHARD = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldSet:
+    """Pictures and what is on them, by index; the pictures stay on disk."""
+
+    pixels: UInt8[np.ndarray, "n s s 3"]
+    captions: list[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def scenes(num: int, *, seed: int, held_out: bool = False) -> list[Scene]:
+    """The scenes of a set in order; no picture is drawn."""
+    return [sample_scene(seed, index, held_out=held_out) for index in range(num)]
+
+
+def open_set(path: Path, *, seed: int, held_out: bool = False) -> WorldSet:
+    """Opens a rendered set.
+
+    Args:
+        path: the .npy file.
+        seed: that it was rendered with.
+        held_out: whether it holds the combinations that training never sees.
+
+    Raises:
+        ValueError: it was rendered otherwise, or not to its end.
+    """
+    made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if made != {**made, "seed": seed, "held_out": held_out}:
+        raise ValueError(f"{path} was rendered with {made}. Render it again.")
+    pixels = np.load(path, mmap_mode="r")
+    return WorldSet(
+        pixels=pixels, captions=[s.caption for s in scenes(len(pixels), seed=seed, held_out=held_out)]
+    )
+
+
+def render_set(path: Path, *, num: int, size: int, seed: int, held_out: bool = False) -> None:
+    """Renders `num` scenes at `size` pixels a side into `path` (.npy, uint8); finished shards are kept.
+
+    A set that is complete and was made in the same way is left alone.
+    """
+    made = {"num": num, "size": size, "seed": seed, "held_out": held_out}
+    done_file = path.with_suffix(".json")
+    if done_file.exists() and json.loads(done_file.read_text(encoding="utf-8")) == made:
+        return
+    shards = path.parent / f"{path.stem}_{size}_{seed}_{int(held_out)}"
+    shards.mkdir(parents=True, exist_ok=True)
+    spans = [(start, min(start + _SHARD, num)) for start in range(0, num, _SHARD)]
+    missing = [span for span in spans if not (shards / _name(span)).exists()]
+    with (
+        ProcessPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=num, initial=num - sum(b - a for a, b in missing), desc=f"rendering {path.stem}") as bar,
+    ):
+        jobs = [pool.submit(_render_shard, shards, span, size, seed, held_out) for span in missing]
+        for job in jobs:
+            bar.update(job.result())
+    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(num, size, size, 3))
+    for first, last in spans:
+        pixels[first:last] = np.load(shards / _name((first, last)))
+    pixels.flush()
+    write_text_atomic(done_file, json.dumps(made) + "\n")
+    for span in spans:
+        (shards / _name(span)).unlink()
+    shards.rmdir()
+
+
+def _name(span: tuple[int, int]) -> str:
+    return f"{span[0]:07d}-{span[1]:07d}.npy"
+
+
+def _render_shard(folder: Path, span: tuple[int, int], size: int, seed: int, held_out: bool) -> int:
+    pixels = np.stack(
+        [draw(sample_scene(seed, index, held_out=held_out), size=size) for index in range(*span)]
+    )
+    # Renamed when it is whole: a shard that is there is complete.
+    partial = folder / f".{_name(span)}.{os.getpid()}.npy"
+    np.save(partial, pixels)
+    partial.replace(folder / _name(span))
+    return len(pixels)
+
+
+def main() -> None:
+    """Command line: renders one set."""
+    parser = argparse.ArgumentParser(description="Render a set of the pocket world.")
+    parser.add_argument("--out", type=Path, required=True, help=".npy file")
+    parser.add_argument("--num", type=int, required=True)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=TRAIN_SEED)
+    parser.add_argument("--held-out", action="store_true", help="the combinations that training never sees")
+    arguments = parser.parse_args()
+    render_set(
+        arguments.out,
+        num=arguments.num,
+        size=arguments.size,
+        seed=arguments.seed,
+        held_out=arguments.held_out,
+    )
+
+
+if __name__ == "__main__":
+    main()

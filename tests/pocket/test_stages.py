@@ -1,0 +1,145 @@
+"""The stages that train the pocket: each learns something in a few steps, and goes on where it was stopped."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+from transformers import CLIPTokenizer
+
+from src.pocket.batches import to_pixels
+from src.pocket.stage import Stage, finished
+from src.pocket.tokenizer import MODEL_MAX_LENGTH, write_tokenizer
+from src.pocket.train_clip import multi_positive_loss, train_clip
+from src.pocket.train_denoiser import train_denoiser
+from src.pocket.train_dino import train_dino
+from src.pocket.train_vae import train_vae
+from src.pocket.world import draw, sample_scene
+from src.pocket.world_set import open_set, render_set
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    path = tmp_path_factory.mktemp("world") / "mini.npy"
+    render_set(path, num=24, size=32, seed=0)
+    return open_set(path, seed=0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def stage(folder, **changes):
+    plan = {"name": "a stage", "steps": 4, "batch_size": 4, "lr": 1e-3, "warmup_steps": 1}
+    return Stage(**{**plan, "folder": folder, **changes})
+
+
+def losses(folder):
+    return [line["loss"] for line in json.loads((folder / "report.json").read_text())["history"]]
+
+
+def test_a_set_holds_the_scenes_in_order_and_is_rendered_once(world, tmp_path) -> None:
+    path = tmp_path / "set.npy"
+    render_set(path, num=3, size=32, seed=0)
+    scene = sample_scene(0, 2)
+    made = open_set(path, seed=0)
+    assert np.array_equal(made.pixels[2], draw(scene, size=32))
+    assert made.captions[2] == scene.caption
+    before = path.stat().st_mtime_ns
+    render_set(path, num=3, size=32, seed=0)
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="Render it again"):
+        open_set(path, seed=1)
+    assert to_pixels(world, torch.tensor([0, 5])).aminmax().max <= 1
+
+
+def test_the_vae_learns_and_a_stopped_stage_goes_on_exactly(world, tmp_path) -> None:
+    whole = train_vae(stage(tmp_path / "whole"), world, device=CPU)
+    assert finished(stage(tmp_path / "whole"))
+    part = stage(tmp_path / "part")
+
+    class Stopped(Exception):
+        pass
+
+    class StopAt(type(world)):
+        calls = 0
+
+        def __len__(self):
+            type(self).calls += 1
+            if type(self).calls > 2:
+                raise Stopped
+            return super().__len__()
+
+    stopping = StopAt(pixels=world.pixels, captions=world.captions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.pocket.stage._SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+        with pytest.raises(Stopped):
+            train_vae(part, stopping, device=CPU)
+    assert not finished(part)
+    resumed = train_vae(part, world, device=CPU)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert whole.config.scaling_factor == resumed.config.scaling_factor
+    longer = stage(tmp_path / "longer", steps=40, warmup_steps=5)
+    train_vae(longer, world, device=CPU)
+    assert losses(longer.folder)[-1] < losses(tmp_path / "whole")[-1]
+
+
+def test_the_denoiser_trains_with_its_text_encoder(world, tokenizer, tmp_path) -> None:
+    vae = AutoencoderKL.from_config(train_vae(stage(tmp_path / "vae", steps=1), world, device=CPU).config)
+    trained = train_denoiser(
+        stage(tmp_path / "denoiser", steps=2, ema_decay=None),
+        vae.eval(),
+        world,
+        tokenizer=tokenizer,
+        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        device=CPU,
+    )
+    assert not trained.training
+    reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in trained.text_encoder.parameters()]
+    assert sum(reached) > len(reached) / 2
+
+
+def test_clip_counts_every_picture_of_a_caption_as_right(world, tokenizer, tmp_path) -> None:
+    logits = torch.tensor([[9.0, 9.0, 0.0], [9.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+    same = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
+
+    def push(is_right):
+        """How hard the first picture is driven away from the second's words."""
+        free = logits.clone().requires_grad_()
+        multi_positive_loss(free, is_right).backward()
+        return free.grad[0, 1].item()
+
+    assert push(torch.eye(3).bool()) > 0.1
+    assert abs(push(same)) < 1e-3
+
+    def ids(texts):
+        return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+    plan = stage(tmp_path / "clip", steps=25, batch_size=12)
+    model = train_clip(
+        plan,
+        world,
+        tokenizer=ids,
+        vocab_size=len(tokenizer),
+        context_length=MODEL_MAX_LENGTH,
+        device=CPU,
+    )
+    assert losses(plan.folder)[-1] < 2.2, "chance is log(12) = 2.48"
+    assert model.encode_image(to_pixels(world, torch.arange(2))).shape == (2, 128)
+
+
+def test_dino_keeps_its_teacher_when_it_goes_on(world, tmp_path) -> None:
+    whole = train_dino(stage(tmp_path / "whole", steps=2, ema_decay=None), world, device=CPU)
+    again = train_dino(stage(tmp_path / "whole", steps=2, ema_decay=None), world, device=CPU)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    other = train_dino(replace(stage(tmp_path / "other", steps=2, ema_decay=None), seed=1), world, device=CPU)
+    assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
+    assert whole(to_pixels(world, torch.arange(3))).shape == (3, 160)
