@@ -78,6 +78,8 @@ make_environment() {
 
 prepare() {
     read_env_file "$ROOT/.env"
+    # Threads that wait actively starve each other as soon as the machine has anything else to do.
+    export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
     if [ -n "${DARKROOM_PYTHON:-}" ]; then
         # Its path, because a mere name does not tell where the tools beside it are.
         PYTHON=$(command -v "$DARKROOM_PYTHON") || die "DARKROOM_PYTHON=$DARKROOM_PYTHON is not there or cannot be run."

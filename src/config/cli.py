@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from src.errors import UserError
 
 CONFIG_DIR = PROJECT_ROOT / "conf"
 EXIT_USAGE = 2
+_TEXT_KEYS = ("prompts", "negative_prompt", "dataset.negative_prompt")
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 # Exit codes above are 128 plus the number of a signal.
@@ -83,7 +85,7 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register()
     sys.argv[1:] = _flags_first(sys.argv[1:])
-    arguments = get_args_parser().parse_args()
+    arguments = _parse_arguments()
     extra_folder = Path(arguments.config_dir).resolve() if arguments.config_dir else None
     root = Root(name=arguments.config_name or config_name, folder=CONFIG_DIR, extra_folder=extra_folder)
 
@@ -126,11 +128,34 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     sys.exit(runner.exit_code or exit_code)
 
 
+def _parse_arguments() -> Namespace:
+    parser = get_args_parser()
+    if not parser.parse_args().multirun:
+        sys.argv[1:] = [_as_text(argument) for argument in sys.argv[1:]]
+    return parser.parse_args()
+
+
 def _flags_first(arguments: Sequence[str]) -> list[str]:
     """Sorts flags before overrides, so that `a=1 --cfg job b=2` works; argparse alone refuses it."""
     is_override = re.compile(r"[~+]{0,2}[A-Za-z_][\w./@-]*=|~[A-Za-z_]").match
     overrides = [argument for argument in arguments if is_override(argument)]
     return [argument for argument in arguments if not is_override(argument)] + overrides
+
+
+def _as_text(argument: str) -> str:
+    """Quotes a plain text given for a prompt, which the shell has unquoted and Hydra's grammar would refuse.
+
+    Lists, texts in quotes of their own and null stay as they are. (In a sweep commas part the values.)
+
+    >>> _as_text("prompts=a photo of sksToy, on the moon")
+    'prompts="a photo of sksToy, on the moon"'
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or key not in _TEXT_KEYS or value == "null" or value.startswith(("[", '"', "'", "${")):
+        return argument
+    # In Hydra's quotes a backslash escapes only a quote, or backslashes that stand before one.
+    escaped = re.sub(r'(\\*)(?:"|$)', lambda found: found[1] * 2 + ('\\"' if '"' in found[0] else ""), value)
+    return f'{key}="{escaped}"'
 
 
 def _fail(message: str, code: int) -> None:

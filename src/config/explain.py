@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+import yaml
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.config.composition import Root, compose_root
 
-CompositionError = (HydraException, OmegaConfBaseException)
+CompositionError = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 # Hydra's plugins from the optional packages, by the group that they add options to.
 _OPTIONAL = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib",)}
 
@@ -30,6 +31,8 @@ def explain(error: Exception, *, root: Root, overrides: Sequence[str], builds_on
         overrides: the command line's overrides.
         builds_on: the program's own root, whose keys are the valid ones where `root` cannot be composed.
     """
+    if isinstance(error, yaml.YAMLError):
+        return f"A YAML file cannot be read: {' '.join(str(error).split())}"
     if isinstance(error, OverrideParseException):
         return (
             f"Cannot read the override {error.override}. Quote values with spaces, commas, = or brackets: "
@@ -46,9 +49,7 @@ def explain(error: Exception, *, root: Root, overrides: Sequence[str], builds_on
     if unknown is not None:
         return _unknown_key_message(unknown, root, overrides, builds_on)
     cause = _omegaconf_cause(error)
-    if cause is not None:
-        return _bad_value(error, cause, root)
-    return _first_line(error)
+    return _first_line(error) if cause is None else _bad_value(error, cause, root)
 
 
 def _first_line(error: BaseException) -> str:

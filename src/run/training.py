@@ -178,6 +178,6 @@ def _last_lines(job: Job, result: TrainResult, logger: MultiLogger) -> list[str]
 
 
 def _arguments_for_inference(run_dir: Path) -> str:
-    """Inference looks for runs in the default output folder only."""
+    """The run by name: the newest one, which is meant without a name, may soon be another."""
     is_default = run_dir.resolve().parent == PROJECT_ROOT / "outputs" / "train"
-    return "" if is_default else f" adapter.weights={run_dir.resolve()}"
+    return f" adapter.run={run_dir.name}" if is_default else f" adapter.weights={run_dir.resolve()}"

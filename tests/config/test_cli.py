@@ -108,3 +108,29 @@ def test_several_processes_need_a_name(tmp_path, monkeypatch):
     assert done.returncode == 2
     assert "run.name=my_run" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a photo of sksToy, on the moon",
+        "it's (red): a & b!",
+        "\u0444\u043e\u0442\u043e sksToy",
+        'says "hi"',
+        'back\\slash \\\\" and at the end\\',
+        "plain",
+    ],
+)
+def test_a_plain_text_is_a_prompt(text, tmp_path):
+    done = run(f"prompts={text}", "--cfg", "job", "--package", "prompts", script="inference.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == text
+
+
+def test_a_broken_yaml_is_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("defaults: [inference, _self_]\nprompts: [a, b\n")
+    done = run("--config-dir", ".", "-cn", "mine", script="inference.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "mine.yaml" in done.stderr
+    assert "line 3" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
