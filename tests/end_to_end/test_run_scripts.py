@@ -122,7 +122,8 @@ def test_each_image_knows_how_it_was_made(clone: Clone, trained: str, generated:
     folder = Path(places(generated)["Images"])
     train_run = Path(places(trained)["Adapter"]).parent
     best_step = int(json.loads((train_run / "result.json").read_text())["best_step"])
-    prompts = yaml.safe_load((clone.folder / "conf" / "dataset" / "subject.yaml").read_text())["prompts"]
+    prompts = yaml.safe_load((train_run / "config.yaml").read_text())["dataset"]["prompts"]
+    assert "a photo of sksToy in the snow" in prompts
     seeds = {}
     for kind in ("base", "adapted"):
         found = {path: parameters(path) for path in (folder / kind).glob("*.png")}
