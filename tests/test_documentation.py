@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 
 from src.callbacks.samples import SampleImages
 from src.config.build import PROJECT_ROOT, check_config, plain, register
-from src.config.cli import CONFIG_DIR, Job
+from src.config.cli import CONFIG_DIR, Job, as_text
 from src.config.composition import Root, compose_root
 from src.config.schema import InferenceConfig, TrainConfig
 from src.data.readers.common import IMAGE_SUFFIXES
@@ -179,7 +179,7 @@ def test_a_command_composes(command, own_yaml):
         else:
             assert re.match(r"[\w./]+=", word), f"{word} is neither a flag nor an override"
             if not word.endswith("=..."):
-                overrides.append(word)
+                overrides.append(as_text(word))
     register()
     parsed = OverridesParser.create().parse_overrides(overrides)
     swept = [item for item in parsed if item.is_sweep_override()]

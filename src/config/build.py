@@ -25,6 +25,9 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "unless_set", lambda other, default: default if other is None else None, replace=True
     )
+    OmegaConf.register_new_resolver(
+        "or_else", lambda value, default: default if value is None else value, replace=True
+    )
 
 
 def check_config(config: DictConfig, *, import_external: bool = True) -> TrainConfig | InferenceConfig:

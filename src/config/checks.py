@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -70,3 +71,12 @@ def parse_size(key: str, value: Any, *, multiple_of: int = 8) -> tuple[int, int]
                 f"The nearest are {lower} and {upper}."
             )
     return width, height
+
+
+def expand_home(path: str) -> str:
+    """A leading `~` written out, which no shell does after the `=` of an override.
+
+    >>> expand_home("data/~x")
+    'data/~x'
+    """
+    return os.path.expanduser(path)  # noqa: PTH111 - an unknown user's ~name stays, where pathlib raises

@@ -28,11 +28,12 @@ from src.errors import UserError
 
 CONFIG_DIR = PROJECT_ROOT / "conf"
 EXIT_USAGE = 2
-_TEXT_KEYS = ("prompts", "negative_prompt", "dataset.negative_prompt")
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 # Exit codes above are 128 plus the number of a signal.
 _SIGNAL_BASE = 128
+# Values that may be given as plain text, whatever signs are in it.
+_TEXT_KEYS = ("prompts", "negative_prompt", "dataset.negative_prompt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
 def _parse_arguments() -> Namespace:
     parser = get_args_parser()
     if not parser.parse_args().multirun:
-        sys.argv[1:] = [_as_text(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = [as_text(argument) for argument in sys.argv[1:]]
     return parser.parse_args()
 
 
@@ -142,12 +143,12 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
     return [argument for argument in arguments if not is_override(argument)] + overrides
 
 
-def _as_text(argument: str) -> str:
+def as_text(argument: str) -> str:
     """Quotes a plain text given for a prompt, which the shell has unquoted and Hydra's grammar would refuse.
 
     Lists, texts in quotes of their own and null stay as they are. (In a sweep commas part the values.)
 
-    >>> _as_text("prompts=a photo of sksToy, on the moon")
+    >>> as_text("prompts=a photo of sksToy, on the moon")
     'prompts="a photo of sksToy, on the moon"'
     """
     key, equals, value = argument.partition("=")

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from src.config.checks import (
+    expand_home,
     parse_size,
     require_at_least,
     require_between,
@@ -21,6 +22,7 @@ from src.errors import UserError
 
 ARCHITECTURES = ("auto", "sd15", "sdxl")
 COMPONENT_MODES = ("lora", "full", "frozen")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 SCHEDULES = ("constant", "cosine", "linear")
 NUM_TIMESTEPS = 1000  # of the noise schedules of both architectures
@@ -41,6 +43,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_choice("model.architecture", self.architecture, ARCHITECTURES)
+        self.path = self.path and expand_home(self.path)
+        self.vae_path = self.vae_path and expand_home(self.vae_path)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +72,7 @@ class DatasetConfig:
     negative_prompt: str = ""
 
     def __post_init__(self) -> None:
+        self.path = expand_home(self.path)
         if self.resolution is not None:
             parse_size("dataset.resolution", self.resolution)
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
@@ -135,7 +140,7 @@ class TrainerConfig:
         require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
         require_between("trainer.num_validation_timesteps", self.num_validation_timesteps, 1, NUM_TIMESTEPS)
         require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
-        require_choice("trainer.device", self.device, ("auto", "cpu", "cuda", "mps"))
+        require_choice("trainer.device", self.device, DEVICES)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -261,6 +266,8 @@ class AdapterSourceConfig:
                 f"adapter.weights={self.weights} must be best, last, a step, or the path of an adapter file, "
                 "run folder or checkpoint folder."
             )
+        if isinstance(self.weights, str):
+            self.weights = expand_home(self.weights)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -277,7 +284,7 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         require_choice("inference.scheduler", self.scheduler, SAMPLERS)
         require_at_least("inference.batch_size", self.batch_size, 1)
-        require_choice("inference.device", self.device, ("auto", "cpu", "cuda", "mps"))
+        require_choice("inference.device", self.device, DEVICES)
         require_choice("inference.mixed_precision", self.mixed_precision, PRECISIONS)
 
 

@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -172,8 +172,13 @@ def working_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def settle(folder: Path, target: Path) -> None:
+def settle(folder: Path, target: Path, *, before: Callable[[Path], None] | None = None) -> None:
     """Renames a finished folder to `target`, never over something that is there.
+
+    Args:
+        folder: with everything in it.
+        target: where it goes.
+        before: called with `folder` right before the rename: what must be known when others see `target`.
 
     Raises:
         FetchError: there is something at `target` other than an empty folder.
@@ -182,13 +187,22 @@ def settle(folder: Path, target: Path) -> None:
         target.rmdir()
     if target.exists():
         raise FetchError(f"{target} exists already and is left as it is. Move it away first.")
+    if before is not None:
+        before(folder)
     folder.rename(target)
 
 
-def extract_archive(path: Path, target: Path, *, limits: Limits | None = None) -> None:
+def extract_archive(
+    path: Path,
+    target: Path,
+    *,
+    limits: Limits | None = None,
+    before: Callable[[Path], None] | None = None,
+) -> None:
     """Unpacks a zip or tar archive; `target` appears whole or not at all.
 
-    If the archive holds one top folder, that folder's content becomes the content of `target`.
+    If the archive holds one top folder, that folder's content becomes the content of `target`. `limits` says
+    how far it may unpack; `before` as for `settle`.
 
     Raises:
         FetchError: no archive, damaged, or it holds what could do harm.
@@ -211,4 +225,4 @@ def extract_archive(path: Path, target: Path, *, limits: Limits | None = None) -
         except _DAMAGES as error:
             raise FetchError(f"{path.name} cannot be unpacked: {error}") from error
         top = list(inside.iterdir())
-        settle(top[0] if len(top) == 1 and top[0].is_dir() else inside, target)
+        settle(top[0] if len(top) == 1 and top[0].is_dir() else inside, target, before=before)

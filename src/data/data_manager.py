@@ -6,7 +6,7 @@ import fcntl
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,11 +188,10 @@ class DataManager:
             raise FetchError(
                 f"{self.path} exists already and is left as it is. Move it away to download again."
             )
-        digest: str | None
         if is_yandex_link(url):
-            digest = self._fetch_yandex(url)
+            self._fetch_yandex(url)
         elif urlsplit(url).scheme in {"", "file"}:
-            digest = self._unpack(Path(unquote(urlsplit(url).path) if url.startswith("file:") else url))
+            self._unpack(Path(unquote(urlsplit(url).path) if url.startswith("file:") else url), url)
         else:
             with self._download_folder() as folder:
                 archive = folder / "archive"
@@ -204,11 +203,10 @@ class DataManager:
                     retries=self._retries,
                     progress=self._progress,
                 )
-                digest = self._unpack(archive)
-        self._remember(list(files_below(self.path)), sha256=digest, source=shown(url))
+                self._unpack(archive, url)
         return "downloaded and verified"
 
-    def _fetch_yandex(self, link: str) -> str | None:
+    def _fetch_yandex(self, link: str) -> None:
         files = list_public_files(link, api=self._yandex_api, retries=self._retries)
         settings: dict[str, Any] = {
             "api": self._yandex_api,
@@ -218,7 +216,8 @@ class DataManager:
         with self._download_folder() as folder:
             if files[0].path is None:
                 download_public_file(link, files[0], folder / "archive", sha256=self._sha256, **settings)
-                return self._unpack(folder / "archive")
+                self._unpack(folder / "archive", link)
+                return
             if self._sha256:
                 raise FetchError("dataset.sha256 is for archives; this link leads to a folder. Remove it.")
             require_free_space(folder, sum(file.size or 0 for file in files), "the download")
@@ -228,18 +227,26 @@ class DataManager:
                 if not (target.exists() and file.sha256 and sha256_file(target) == file.sha256):
                     download_public_file(link, file, target, **settings)
             with working_folder(self.path) as work:
-                settle((folder / "files").rename(work / "files"), self.path)
-        return None
+                whole = (folder / "files").rename(work / "files")
+                settle(whole, self.path, before=self._noting(link, None))
 
-    def _unpack(self, archive: Path) -> str:
-        """Unpacks an archive that is on this machine; returns its hash."""
+    def _unpack(self, archive: Path, url: str) -> None:
+        """Unpacks an archive that is on this machine."""
         if not archive.is_file():
             raise FetchError(f"{archive} is not a file.")
         digest = sha256_file(archive)
         if self._sha256 and digest != self._sha256.lower():
             raise FetchError(f"sha256 of {archive.name} is {digest}, expected {self._sha256}.")
-        extract_archive(archive, self.path, limits=self._limits)
-        return digest
+        extract_archive(archive, self.path, limits=self._limits, before=self._noting(url, digest))
+
+    def _noting(self, url: str, digest: str | None) -> Callable[[Path], None]:
+        """Writes the manifest of a download while it still waits beside its place: whoever sees the folder
+        sees the manifest, too, and never takes a download for a folder of the user's own."""
+
+        def note(folder: Path) -> None:
+            self._remember(list(files_below(folder)), folder=folder, sha256=digest, source=shown(url))
+
+        return note
 
     @contextmanager
     def _download_folder(self) -> Iterator[Path]:
@@ -275,17 +282,17 @@ class DataManager:
         """Names of the manifest's files that are gone or look touched."""
         return [name for name, seen in manifest["files"].items() if self._stamp(name) != seen]
 
-    def _stamp(self, name: str) -> list[int] | None:
+    def _stamp(self, name: str, folder: Path | None = None) -> list[int] | None:
         """Size, and for what DVC tracks the time of the last change (it can be verified again; a download
         cannot, and copying a folder changes times)."""
         try:
-            status = (self.path / name).stat()
+            status = ((folder or self.path) / name).stat()
         except OSError:
             return None
         return [status.st_size, status.st_mtime_ns] if self._tracked else [status.st_size]
 
-    def _remember(self, names: Sequence[str], **what: str | None) -> None:
-        files = {name: self._stamp(name) for name in names}
+    def _remember(self, names: Sequence[str], *, folder: Path | None = None, **what: str | None) -> None:
+        files = {name: self._stamp(name, folder) for name in names}
         write_json_atomic(self._manifest_path(), {"files": files, **what})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.loggers.protocol import Status
-from src.redact import redact, redact_yaml
+from src.redact import redact_value, redact_yaml
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +302,7 @@ def _redact_hydra() -> None:
     waiting = PatchHydra._last_untracked_state
     overrides = waiting.get("connect", {}).get("mutable", {})
     for key, value in overrides.items():
-        overrides |= {key: redact({key.rpartition(".")[2]: value}).popitem()[1]}
+        overrides[key] = redact_value(key, value)
     text = waiting.get("_set_configuration")
     if text:
         text["config_text"] = redact_yaml(text["config_text"])

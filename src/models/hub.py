@@ -19,6 +19,10 @@ from src.models.weight_files import choose
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _TIMEOUT_SECONDS = 5.0
+_WITHOUT = {
+    "model.path": "model=pocket needs neither",
+    "model.vae_path": "model.vae_path=null takes the VAE that model.path comes with",
+}
 _CONFIGS = (".json", ".txt")
 # What is not needed: the safety checker alone is 1.2 GB.
 _IGNORED_FOLDERS = {"safety_checker", "feature_extractor", "image_encoder"}
@@ -30,13 +34,16 @@ def is_hub_id(path: str) -> bool:
     return _HUB_ID.match(path) is not None and not path.endswith((".safetensors", ".ckpt"))
 
 
-def fetch_from_hub(repository: str, *, revision: str | None, variants: Sequence[str]) -> Path:
+def fetch_from_hub(
+    repository: str, *, revision: str | None, variants: Sequence[str], key: str = "model.path"
+) -> Path:
     """The local folder of a hub repository, downloaded if the cache has not all of it.
 
     Args:
         repository: `owner/name`.
         revision: branch, tag or commit.
         variants: weight variants in order of preference; one is downloaded.
+        key: model.path or model.vae_path, for messages.
 
     Raises:
         UserError: not in the cache and the hub cannot be reached (within seconds), unknown, or gated.
@@ -65,8 +72,8 @@ def fetch_from_hub(repository: str, *, revision: str | None, variants: Sequence[
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"Model {repository} is not in the local cache and the hub cannot be reached ({reason[0]}). "
-            "Connect to the network, or point model.path (model.vae_path) to a local diffusers folder or "
-            ".safetensors file, or HF_HOME to a cache that holds it; model=pocket needs neither."
+            f"Connect to the network, or point {key} to a local diffusers folder or .safetensors file, or "
+            f"HF_HOME to a cache that holds it; {_WITHOUT[key]}."
         ) from error
 
 

@@ -134,7 +134,7 @@ def _local_path(path: str, *, revision: str | None, variants: Sequence[str], key
     if place.exists():
         return place
     if is_hub_id(path):
-        return fetch_from_hub(path, revision=revision, variants=variants)
+        return fetch_from_hub(path, revision=revision, variants=variants, key=key)
     raise UserError(
         f"{key}={path} does not exist. Give a local diffusers folder, a single .safetensors file or a hub id "
         "(owner/name)."

@@ -58,8 +58,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     Raises:
         UserError: unknown name.
     """
-    if name not in _SCHEDULERS:
-        raise UserError(f"Unknown scheduler {name}. Choose one of {', '.join(_SCHEDULERS)} (scheduler=...).")
+    require_scheduler("scheduler", name)
     scheduler_class, settings = _SCHEDULERS[name]
     accepted = scheduler_class._get_init_keys(scheduler_class)
     # Clipping is for pixels in [-1, 1]; latents have no such bounds, and DDIM would clip by default.

@@ -6,7 +6,6 @@ optimiser's state.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import platform
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from src.files import read_json, write_json_atomic
+from src.files import write_json_atomic
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +162,8 @@ def _load(
     if average is not None:
         average.load_state_dict(saved["average"])
     log.info("%s goes on at step %d.", stage.name, saved["step"])
-    return {"step": saved["step"], **read_json(stage.folder / "report.json")}
+    _report(stage, saved)
+    return {name: saved[name] for name in ("step", "seconds", "history")}
 
 
 def _save(
@@ -178,20 +178,20 @@ def _save(
 ) -> None:
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     state |= {} if average is None else {"average": average.state_dict()}
+    # The past belongs to the position: kept in one file, they cannot disagree after a crash.
+    state |= {"seconds": seconds, "history": history}
     partial = stage.folder / f".{_CHECKPOINT}.partial"
     torch.save(state, partial)
-    report = {"seconds": round(seconds, 1), "history": history}
-    write_json_atomic(stage.folder / "report.json", {**report, **_machine()})
     partial.replace(stage.folder / _CHECKPOINT)
+    _report(stage, state)
+
+
+def _report(stage: Stage, state: Mapping[str, Any]) -> None:
+    """What the model card takes its figures from."""
+    report = {"seconds": round(state["seconds"], 1), "history": state["history"], **_machine()}
+    write_json_atomic(stage.folder / "report.json", report)
 
 
 def _machine() -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
     return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def finished(stage: Stage) -> bool:
-    """Whether the stage has taken all its steps."""
-    report = stage.folder / "report.json"
-    history = json.loads(report.read_text(encoding="utf-8"))["history"] if report.exists() else []
-    return bool(history) and history[-1]["step"] >= stage.steps

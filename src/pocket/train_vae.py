@@ -7,7 +7,6 @@ appendix G).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,8 +78,3 @@ def latent_spread(vae: AutoencoderKL, world: WorldSet, device: torch.device) -> 
         vae.encode(to_pixels(world, part).to(device)).latent_dist.mean.cpu() for part in picks.split(100)
     ]
     return torch.cat(latents).std().item()
-
-
-def save_vae(vae: AutoencoderKL, folder: Path) -> None:
-    """Writes the VAE's part of a diffusers folder in fp16."""
-    vae.to(torch.float16).save_pretrained(folder)

@@ -43,15 +43,15 @@ def ensure_files(config: TrainConfig) -> None:
     Raises:
         UserError: with every way that was tried.
     """
-    data_manager(config.dataset, root=Path(config.paths.root_dir)).ensure()
-    for dvc in (config.model.dvc, config.metrics.dvc):
-        ensure_assets(root=Path(config.paths.root_dir), dvc=dvc)
+    root = Path(config.paths.root_dir)
+    data_manager(config.dataset, root=root).ensure()
+    ensure_assets(config.model.dvc, config.metrics.dvc, root=root)
 
 
-def ensure_assets(*, root: Path, dvc: str | None) -> None:
-    """Makes built-in models present; they come through DVC like data."""
-    if dvc is not None:
-        DataManager.from_target(dvc, root=root).ensure()
+def ensure_assets(*targets: str | None, root: Path) -> None:
+    """Makes built-in models present; they come through DVC like data. None stands for "not built in"."""
+    for target in sorted({target for target in targets if target is not None}):
+        DataManager.from_target(target, root=root).ensure()
 
 
 def data_manager(config: DatasetConfig, *, root: Path) -> DataManager:

@@ -42,10 +42,11 @@ def run_inference(config: InferenceConfig, job: Job) -> Outcome:
         )
         prompts = prompts_of(config, source)
         base = base_model_config(config, source)
-        for dvc in (base.dvc, config.metrics.dvc):
-            ensure_assets(root=Path(config.paths.root_dir), dvc=dvc)
+        ensure_assets(base.dvc, config.metrics.dvc, root=Path(config.paths.root_dir))
         accelerator = make_accelerator(
-            mixed_precision=config.inference.mixed_precision, device=config.inference.device
+            mixed_precision=config.inference.mixed_precision,
+            device=config.inference.device,
+            group="inference",
         )
         require_same_architecture(base_architecture(base), source)
         dtype = DTYPES[accelerator.mixed_precision]

@@ -20,8 +20,7 @@ def run_prepare(config: TrainConfig, job: Job) -> Outcome:
         root = Path(config.paths.root_dir)
         manager = data_manager(config.dataset, root=root)
         log.info("%s", prepare(manager))
-        for dvc in (config.model.dvc, config.metrics.dvc):
-            ensure_assets(root=root, dvc=dvc)
+        ensure_assets(config.model.dvc, config.metrics.dvc, root=root)
         # A base model on the hub is not downloaded for its size alone.
         is_known = config.dataset.resolution is not None or Path(str(config.model.path)).exists()
         data = prepare_data(config, size=training_size(config) if is_known else None)

@@ -15,7 +15,11 @@ _AGREEMENT_TIMEOUT = timedelta(hours=12)
 
 
 def make_accelerator(
-    *, mixed_precision: str = "auto", device: str = "auto", deterministic: bool = False
+    *,
+    mixed_precision: str = "auto",
+    device: str = "auto",
+    deterministic: bool = False,
+    group: str = "trainer",
 ) -> Accelerator:
     """Makes the accelerator of a run. A process may make several, one after the other (a sweep).
 
@@ -23,16 +27,17 @@ def make_accelerator(
         mixed_precision: "auto" (bf16 on a GPU that has it, else "no"), "no", "fp16" or "bf16".
         device: "auto" (cuda, mps, cpu), "cuda", "mps" or "cpu".
         deterministic: only algorithms that give the same bits each time; slower on a GPU.
+        group: whose keys these are, for messages.
 
     Raises:
         UserError: the device is not there, or cannot do the precision.
     """
-    device = _choose_device(device)
+    device = _choose_device(device, group)
     if mixed_precision == "auto":
         mixed_precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "no"
     if mixed_precision == "fp16" and device == "cpu":
         raise UserError(
-            "trainer.mixed_precision=fp16 needs a GPU. Use trainer.mixed_precision=no or bf16 on a CPU."
+            f"{group}.mixed_precision=fp16 needs a GPU. Use {group}.mixed_precision=no or bf16 on a CPU."
         )
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -51,12 +56,12 @@ def make_accelerator(
     return accelerator
 
 
-def _choose_device(device: str) -> str:
+def _choose_device(device: str, group: str) -> str:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, is_there in available.items() if is_there)
     if not available[device]:
-        raise UserError(f"trainer.device={device} is not available on this machine. Use trainer.device=auto.")
+        raise UserError(f"{group}.device={device} is not available on this machine. Use {group}.device=auto.")
     return device
 
 

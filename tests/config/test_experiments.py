@@ -49,3 +49,11 @@ def test_num_epochs_replaces_the_default_number_of_steps():
     assert (by_epochs.max_steps, by_epochs.num_epochs) == (None, 3)
     both = checked("train", "trainer.num_epochs=3", "trainer.max_steps=7").trainer
     assert (both.max_steps, both.num_epochs) == (7, 3)
+
+
+def test_the_sample_prompts_speak_of_the_placeholder_or_else_the_class_word():
+    assert (
+        checked("train", "dataset.placeholder=mybear").dataset.prompts[0].startswith("a photo of mybear on")
+    )
+    nameless = checked("train", "dataset.placeholder=null", "dataset.class_word=bear").dataset.prompts
+    assert nameless[-1] == "a painting of a bear"

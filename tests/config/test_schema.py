@@ -5,6 +5,7 @@ from src.config.schema import (
     AdapterSourceConfig,
     DatasetConfig,
     InferenceConfig,
+    ModelConfig,
     RunConfig,
     TrainerConfig,
 )
@@ -41,3 +42,12 @@ def test_values_out_of_range_are_refused_by_name(build, message):
 
 def test_one_prompt_is_a_list_of_one():
     assert InferenceConfig(prompts="a cat").prompts == ["a cat"]
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert DatasetConfig(name="a", path="~/photos").path == "/home/me/photos"
+    model = ModelConfig(name="a", path="~/sd15", vae_path="~/vae")
+    assert (model.path, model.vae_path) == ("/home/me/sd15", "/home/me/vae")
+    assert AdapterSourceConfig(weights="~/toy.safetensors").weights == "/home/me/toy.safetensors"
+    assert DatasetConfig(name="a", path="~no_such_user/x").path == "~no_such_user/x"

@@ -237,6 +237,24 @@ def test_yandex_folder_and_file(clone: Path, server: Server, tmp_path: Path) -> 
     assert content(tmp_path / "other") == PHOTOS
 
 
+def test_a_download_is_known_as_one_from_the_moment_it_appears(
+    clone: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/set.zip"] = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    settings: dict[str, Any] = {"path": tmp_path / "mine", "url": server.url + "/set.zip"}
+    rename, seen = Path.rename, []
+
+    def watched(self: Path, target: Path) -> Path:
+        renamed = rename(self, target)
+        if target == tmp_path / "mine":
+            seen.append(manager(clone, **settings).ensure())
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", watched)
+    assert manager(clone, **settings).ensure() == "downloaded and verified"
+    assert seen == ["present and verified"]
+
+
 def test_two_at_once_download_once(clone: Path, server: Server, tmp_path: Path) -> None:
     server.files["/set.zip"] = make_zip(tmp_path / "x", PHOTOS).read_bytes()
     url, results = server.url + "/set.zip", []

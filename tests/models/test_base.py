@@ -139,7 +139,7 @@ def test_schedulers_come_from_the_models_configuration(name, model):
 
 
 def test_an_unknown_scheduler(model):
-    with pytest.raises(UserError, match=r"Unknown scheduler heun\. Choose one of dpmpp_2m"):
+    with pytest.raises(UserError, match=r"scheduler=heun is not one of: dpmpp_2m"):
         model.pipeline("heun")
 
 

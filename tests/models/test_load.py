@@ -188,6 +188,11 @@ def test_an_interrupted_download_of_shards_goes_on(snapshot):
     assert load_model("someone/pocket").architecture == "sdxl"
 
 
+def test_a_vae_that_cannot_be_fetched_can_be_left_out(pocket_sdxl):
+    with pytest.raises(UserError, match=r"point model\.vae_path .* model\.vae_path=null takes the VAE"):
+        load_model(str(pocket_sdxl), vae_path="someone/vae")
+
+
 def test_only_the_needed_files_are_downloaded():
     names = [
         "model_index.json",

@@ -255,6 +255,8 @@ def test_precisions_and_devices_that_are_not_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match=r"trainer\.device=cuda is not available"):
             make_accelerator(device="cuda")
+        with pytest.raises(UserError, match=r"inference\.device=cuda .* Use inference\.device=auto"):
+            make_accelerator(device="cuda", group="inference")
     assert make_accelerator(device="cpu").mixed_precision == "no"
 
 
