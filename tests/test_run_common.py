@@ -208,3 +208,16 @@ def test_scripts_are_posix_and_pass_arguments_through(script, tmp_path):
     assert text.startswith("#!/bin/sh\n")
     assert 'exec "$PYTHON"' in text
     assert '"$@"' in text
+
+
+def test_waiting_threads_spin_briefly_unless_told_otherwise(project, tmp_path):
+    fake_python(tmp_path / "python", tmp_path / "log")
+
+    def spins(**env):
+        script = 'prepare requirements.txt; printf %s "${GOMP_SPINCOUNT-unset}"'
+        done = sh(project, script, DARKROOM_PYTHON=tmp_path / "python", **env)
+        return done.stdout.splitlines()[-1]
+
+    assert spins() == "1000"
+    assert spins(GOMP_SPINCOUNT=7) == "7"
+    assert spins(OMP_WAIT_POLICY="active") == "unset"
