@@ -598,7 +598,12 @@ def test_ctrl_c_before_training(place: Place, monkeypatch) -> None:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     monkeypatch.setattr(inspection, "sha256_file", press)
-    done = place.run("train")
+    # A shell starts what it puts in the background with SIGINT ignored, and pytest may be there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = place.run("train")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert_refused(done, "Stopped by Ctrl-C")
     assert done.code == 130
     assert place.files() == {}
