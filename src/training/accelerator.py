@@ -66,9 +66,9 @@ def _choose_device(device: str, group: str) -> str:
 
 
 class Agreement:
-    """Lets all ranks see the largest of their numbers, without touching the accelerator's own queue.
+    """Lets all ranks see the largest of their numbers, or the main one's words.
 
-    It is also the place where ranks wait for the main one.
+    It does not touch the accelerator's own queue. It is also the place where ranks wait for the main one.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -90,3 +90,11 @@ class Agreement:
         tensor = torch.tensor(value)
         torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._group)
         return int(tensor)
+
+    def from_main(self, text: str | None) -> str | None:
+        """The main rank's text, on every rank. Every rank must call it, at the same place."""
+        if self._group is None:
+            return text
+        texts = [text]
+        torch.distributed.broadcast_object_list(texts, src=0, group=self._group)
+        return texts[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 from src.errors import UserError
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer, load_checkpoint
+from src.training.observers import describe
 from src.training.optimizers import all_finite
 from src.training.resume import resolve
 from src.training.snapshot import Snapshot
@@ -84,8 +85,11 @@ class Saver:
                 self._write(state, num_reserved)
             except Exception as error:
                 failure = error
-        if self._agreement.largest(int(failure is not None)):
-            raise failure or UserError("The main process could not write a checkpoint; see its message.")
+        # Every rank learns the cause: the launcher ends the others with the first that fails, and the main
+        # one may not come to print it.
+        cause = self._agreement.from_main(None if failure is None else describe(failure))
+        if cause is not None:
+            raise failure or UserError(f"The main process could not write a checkpoint: {cause}")
         self.saved_step = state.step
 
     def rescue(self, state: TrainState) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -57,9 +58,15 @@ def main(folder: Path, settings: dict) -> None:
 
     OptimizerStep.take = watched
     if unwritable and accelerator.is_main_process:
-        run.checkpoints.mkdir(parents=True)
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.checkpoints / ".tmp-step_00000002").symlink_to("/nowhere/at/all")
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except Exception:
+        # The worst order: the launcher sees the other rank's end first, and this one never prints its error.
+        if unwritable and accelerator.is_main_process:
+            time.sleep(30)
+        raise
     (folder / f"rank{accelerator.process_index}.json").write_text(
         json.dumps(
             {
