@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from src.files import write_bytes_atomic, write_text_atomic
-from src.pocket.render import Rendering, render
-from src.pocket.scene import Camera, turned, vector
-from src.pocket.surroundings import SURROUNDINGS, Mood, Surroundings
-from src.pocket.toy import toy
+from src.pocket.rendering.render import Rendering, render
+from src.pocket.rendering.scene import Camera, turned, vector
+from src.pocket.world.surroundings import SURROUNDINGS, Mood, Surroundings
+from src.pocket.world.toy import toy
 
 PLACEHOLDER = "sksToy"
 NUM_PHOTOS = 56

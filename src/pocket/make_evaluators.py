@@ -9,6 +9,7 @@ every score they give carries the label "pocket-random".
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,64 +54,84 @@ def make_dino(folder: Path, *, seed: int = 0) -> None:
     images = smooth_images(_NUM_CALIBRATION_IMAGES, RESOLUTION, seed)
     with torch.no_grad():
         _centre(model.norm, torch.eye(model.num_features), model(images))
-    preprocessing = {"input_size": [3, RESOLUTION, RESOLUTION], "crop_pct": 1.0, "crop_mode": "center"}
-    config = {
-        "architecture": _DINO_ARCHITECTURE,
-        "num_classes": 0,
-        "model_args": _DINO_SIZES,
-        "pretrained_cfg": {
-            **_NORMALISE,
-            **preprocessing,
-            "num_classes": 0,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    }
-    _save(folder, "config.json", config, "model.safetensors", model)
+    config = dino_settings(_DINO_ARCHITECTURE, _DINO_SIZES)
+    save_evaluator(folder, "config.json", config, "model.safetensors", model.state_dict())
 
 
 def make_clip(folder: Path, *, seed: int = 0) -> None:
     """Writes an open_clip folder with a tokenizer of its own; the same seed gives the same bytes."""
-    config = _clip_config()
+    sizes = _clip_sizes()
     with forked_rng(seed, "pocket", "clip"):
-        model = open_clip.CLIP(**config["model_cfg"])
+        model = open_clip.CLIP(**sizes)
         _spread(model)
     model.eval()
     # open_clip finds a tokenizer through the configuration beside it.
-    _save(folder, "open_clip_config.json", config, "open_clip_model.safetensors", model)
+    save_evaluator(
+        folder,
+        "open_clip_config.json",
+        clip_settings(sizes),
+        "open_clip_model.safetensors",
+        model.state_dict(),
+    )
     write_tokenizer(folder)
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(_CAPTIONS))
     images = smooth_images(_NUM_CALIBRATION_IMAGES, RESOLUTION, seed)
     with torch.no_grad():
         _centre(model.visual.ln_post, model.visual.proj, model.encode_image(images))
         _centre(model.ln_final, model.text_projection, model.encode_text(tokens))
-    _save(folder, "open_clip_config.json", config, "open_clip_model.safetensors", model)
+    save_evaluator(
+        folder,
+        "open_clip_config.json",
+        clip_settings(sizes),
+        "open_clip_model.safetensors",
+        model.state_dict(),
+    )
 
 
-def _clip_config() -> dict[str, Any]:
+def dino_settings(architecture: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's config.json of a judge of likeness: its sizes, and how images are prepared for it."""
+    return {
+        "architecture": architecture,
+        "num_classes": 0,
+        "model_args": dict(sizes),
+        "pretrained_cfg": {
+            **_NORMALISE,
+            "input_size": [3, sizes["img_size"], sizes["img_size"]],
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "num_classes": 0,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+
+
+def clip_settings(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's configuration file of a judge of prompts."""
+    return {"model_cfg": dict(sizes), "preprocess_cfg": {**_NORMALISE, "resize_mode": "shortest"}}
+
+
+def _clip_sizes() -> dict[str, Any]:
     tokens, _ = vocabulary()
     return {
-        "model_cfg": {
-            "embed_dim": 64,
-            "vision_cfg": {
-                "image_size": RESOLUTION,
-                "layers": 4,
-                "width": 96,
-                "head_width": 24,
-                "patch_size": 8,
-            },
-            "text_cfg": {
-                "context_length": MODEL_MAX_LENGTH,
-                "vocab_size": len(tokens),
-                # Any name makes open_clip read the tokenizer beside the weights. The pocket vocabulary
-                # instead of CLIP's 49,408 entries keeps the folder small.
-                "hf_tokenizer_name": "pocket",
-                "width": 64,
-                "heads": 4,
-                "layers": 3,
-            },
+        "embed_dim": 64,
+        "vision_cfg": {
+            "image_size": RESOLUTION,
+            "layers": 4,
+            "width": 96,
+            "head_width": 24,
+            "patch_size": 8,
         },
-        "preprocess_cfg": {**_NORMALISE, "resize_mode": "shortest"},
+        "text_cfg": {
+            "context_length": MODEL_MAX_LENGTH,
+            "vocab_size": len(tokens),
+            # Any name makes open_clip read the tokenizer beside the weights. The pocket vocabulary
+            # instead of CLIP's 49,408 entries keeps the folder small.
+            "hf_tokenizer_name": "pocket",
+            "width": 64,
+            "heads": 4,
+            "layers": 3,
+        },
     }
 
 
@@ -138,11 +159,12 @@ def _centre(norm: nn.Module, projection: Tensor, features: Tensor) -> None:
     bias -= shift.to(bias.dtype)
 
 
-def _save(
-    folder: Path, config_name: str, config: dict[str, Any], weights_name: str, model: nn.Module
+def save_evaluator(
+    folder: Path, config_name: str, config: Mapping[str, Any], weights_name: str, state: Mapping[str, Tensor]
 ) -> None:
+    """Writes a judge's configuration and its weights in fp16."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.half().contiguous() for name, tensor in state.items()}
     # Not `save_file`: it makes files that only their owner may read.
     (folder / weights_name).write_bytes(save(weights, metadata={"format": "pt"}))
     text = json.dumps(config, indent=2, sort_keys=True)

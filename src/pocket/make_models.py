@@ -71,10 +71,10 @@ def make_pocket(folder: Path, *, architecture: Architecture, seed: int = 0) -> N
     vae.half().save_pretrained(folder / "vae")
     for index, encoder in enumerate(encoders):
         suffix = "" if index == 0 else f"_{index + 1}"
-        _save_text_encoder(encoder, folder / f"text_encoder{suffix}")
+        save_text_encoder(encoder, folder / f"text_encoder{suffix}")
         write_tokenizer(folder / f"tokenizer{suffix}", pad_token="!" if index else END)
-    _make_scheduler().save_pretrained(folder / "scheduler")
-    text = json.dumps(_model_index(architecture), indent=2, sort_keys=True)
+    make_scheduler().save_pretrained(folder / "scheduler")
+    text = json.dumps(model_index(architecture), indent=2, sort_keys=True)
     (folder / "model_index.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -126,7 +126,8 @@ def _make_text_encoder(architecture: Architecture, index: int) -> CLIPTextModel 
     return (CLIPTextModelWithProjection if index else CLIPTextModel)(config).eval()
 
 
-def _save_text_encoder(encoder: CLIPTextModel | CLIPTextModelWithProjection, folder: Path) -> None:
+def save_text_encoder(encoder: CLIPTextModel | CLIPTextModelWithProjection, folder: Path) -> None:
+    """Writes a text encoder in fp16, in a form that old and new transformers read."""
     folder.mkdir(parents=True, exist_ok=True)
     # The published files' names; older transformers know only these, newer ones both.
     weights = {
@@ -143,7 +144,8 @@ def _save_text_encoder(encoder: CLIPTextModel | CLIPTextModelWithProjection, fol
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _make_scheduler() -> DDPMScheduler:
+def make_scheduler() -> DDPMScheduler:
+    """Stable Diffusion 1.5's noise schedule."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -156,7 +158,8 @@ def _make_scheduler() -> DDPMScheduler:
     )
 
 
-def _model_index(architecture: Architecture) -> dict[str, Any]:
+def model_index(architecture: Architecture) -> dict[str, Any]:
+    """What diffusers reads first: the parts and their classes."""
     index: dict[str, Any] = {
         "_class_name": "StableDiffusionPipeline" if architecture == "sd15" else "StableDiffusionXLPipeline",
         "_diffusers_version": diffusers_version,

@@ -2,20 +2,25 @@
 
 CLIP's real vocabulary has 49,408 entries, more than a pocket model has parameters to spare for. This one
 holds every byte, with and without the end-of-word mark, so that any text can be encoded, and the most useful
-merges of a short list of caption words (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1).
+merges of the pocket world's captions and of a short list of other words (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1).
 """
 
+import functools
 import json
 import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+from src.pocket.world.sampling import sample_scene
+from src.pocket.world.world_set import TRAIN_SEED
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 MODEL_MAX_LENGTH = 77
 
-# Not a language's statistics: what matters is that the common words of captions become one token.
-_CORPUS = """
+# Beside the world's own captions: words that people who try the models will use. What matters is that common
+# words of captions become one token.
+_OTHER_WORDS = """
 a toy, a photo of a toy, the toy,
 a photo of a toy on a wooden table in the grass near a window at sunset, a picture of the red ball beside a
 blue box, an image of a small green car under a yellow chair, a drawing of a round orange cup over a white
@@ -29,9 +34,9 @@ a rabbit, a dragon, a cartoon character, a black and white pictogram of a house,
 thick lines on a plain background, bright colours, dark light, soft shadow, top view, side view, front, left,
 right, centre, corner, beach, snow, sand, forest, mountain, city, carpet, floor, stone, metal, glass, paper,
 plastic, wool, striped, dotted, checkered, circle, triangle, square, diamond, cross, ring, heart, small, big,
-low quality, blurry, watermark, text, high quality, detailed, sharp, colourful, gradient, solid, texture
+low quality, blurry, deformed, ugly, bad, cropped, noisy, watermark, text, high quality, detailed, sharp, colourful, gradient, solid, texture
 """
-_NUM_MERGES = 384
+_NUM_CAPTIONS, _NUM_MERGES = 1000, 640
 
 
 def byte_characters() -> list[str]:
@@ -75,10 +80,12 @@ def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(merged)
 
 
+@functools.cache
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token to id, in CLIP's order (bytes, bytes that end a word, merges, start, end), and the merges."""
     characters = sorted(byte_characters(), key=lambda character: (ord(character) > 255, ord(character)))
-    merges = learn_merges(_CORPUS, _NUM_MERGES)
+    captions = (sample_scene(TRAIN_SEED, index).caption for index in range(_NUM_CAPTIONS))
+    merges = learn_merges("\n".join([_OTHER_WORDS, *captions]), _NUM_MERGES)
     tokens = [*characters, *(c + "</w>" for c in characters), *("".join(pair) for pair in merges), START, END]
     return {token: index for index, token in enumerate(tokens)}, merges
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from src.pocket import places
 from src.pocket.demo_subject import NUM_PHOTOS, PLACEHOLDER, draw, encode_heic, photo_list, write_demo_set
-from src.pocket.render import render
-from src.pocket.scene import Camera, Light, Material, Solid, Stage, hex_colour, turned, vector
-from src.pocket.surroundings import SURROUNDINGS
+from src.pocket.rendering.render import render
+from src.pocket.rendering.scene import Camera, Light, Material, Solid, Stage, hex_colour, turned, vector
+from src.pocket.world.surroundings import SURROUNDINGS
 
 
 def test_the_set_is_large_varied_and_captioned() -> None:

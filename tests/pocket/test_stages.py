@@ -1,7 +1,6 @@
 """The stages that train the pocket: each learns something in a few steps, and goes on where it was stopped."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +8,15 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from transformers import CLIPTokenizer
 
-from src.pocket.batches import to_pixels
-from src.pocket.stage import Stage
+from src.pocket.training.batches import to_pixels
+from src.pocket.training.stage import Stage
 from src.pocket.tokenizer import MODEL_MAX_LENGTH, write_tokenizer
-from src.pocket.train_clip import multi_positive_loss, train_clip
-from src.pocket.train_denoiser import train_denoiser
-from src.pocket.train_dino import train_dino
-from src.pocket.train_vae import train_vae
-from src.pocket.world import draw, sample_scene
-from src.pocket.world_set import open_set, render_set
+from src.pocket.training.clip import multi_positive_loss, train_clip
+from src.pocket.training.denoiser import train_denoiser
+from src.pocket.training.dino import crops, train_dino
+from src.pocket.training.vae import train_vae
+from src.pocket.world.sampling import draw, sample_scene
+from src.pocket.world.world_set import open_set, render_set
 
 CPU = torch.device("cpu")
 
@@ -78,7 +77,7 @@ def test_the_vae_learns_and_a_stopped_stage_goes_on_exactly(world, tmp_path) -> 
 
     stopping = StopAt(pixels=world.pixels, captions=world.captions)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.pocket.stage._SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+        patch.setattr("src.pocket.training.stage._SECONDS_BETWEEN_CHECKPOINTS", -1.0)
         with pytest.raises(Stopped):
             train_vae(part, stopping, device=CPU)
     (part.folder / "report.json").unlink()
@@ -136,10 +135,33 @@ def test_clip_counts_every_picture_of_a_caption_as_right(world, tokenizer, tmp_p
     assert model.encode_image(to_pixels(world, torch.arange(2))).shape == (2, 128)
 
 
-def test_dino_keeps_its_teacher_when_it_goes_on(world, tmp_path) -> None:
-    whole = train_dino(stage(tmp_path / "whole", steps=2, ema_decay=None), world, device=CPU)
-    again = train_dino(stage(tmp_path / "whole", steps=2, ema_decay=None), world, device=CPU)
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    path = tmp_path_factory.mktemp("elsewhere") / "mini.npy"
+    render_set(path, num=20, size=32, seed=0, kind="elsewhere")
+    return open_set(path, seed=0, kind="elsewhere")
+
+
+def test_crops_lie_within_the_picture() -> None:
+    """A picture whose red grows to the right: a crop's values say where it was cut, and that some are mirrored."""
+    ramp = torch.linspace(-1, 1, 32).expand(40, 3, 32, 32)
+    cut = crops(ramp, 16, (0.1, 0.4), torch.Generator().manual_seed(0))
+    assert cut.shape == (40, 3, 16, 16)
+    assert cut.abs().max() <= 1
+    slopes = cut[:, 0, 8].diff(dim=-1).mean(dim=-1)
+    assert (slopes > 0).any()
+    assert (slopes < 0).any(), "mirrored"
+    assert slopes.abs().max() < 2 / 16 * 0.95, "a part of the picture, not all of it"
+    again = crops(ramp, 16, (0.1, 0.4), torch.Generator().manual_seed(0))
+    assert torch.equal(cut, again)
+
+
+def test_dino_keeps_its_teacher_when_it_goes_on(world, elsewhere, tmp_path) -> None:
+    plan = stage(tmp_path / "whole", steps=2, ema_decay=None)
+    whole = train_dino(plan, world, elsewhere, device=CPU)
+    again = train_dino(plan, world, elsewhere, device=CPU)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
-    other = train_dino(replace(stage(tmp_path / "other", steps=2, ema_decay=None), seed=1), world, device=CPU)
+    plan = stage(tmp_path / "other", steps=2, ema_decay=None, seed=1)
+    other = train_dino(plan, world, elsewhere, device=CPU)
     assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
     assert whole(to_pixels(world, torch.arange(3))).shape == (3, 160)

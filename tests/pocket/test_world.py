@@ -1,11 +1,13 @@
 """The pocket world: what captions say is what is drawn, and what is held out stays out."""
 
+import colorsys
+
 import numpy as np
 import pytest
 
-from src.pocket.objects import COLOURS, OBJECTS
-from src.pocket.surroundings import SURROUNDINGS
-from src.pocket.world import draw, is_held_out, sample_scene
+from src.pocket.world.objects import COLOURS, OBJECTS
+from src.pocket.world.surroundings import SURROUNDINGS
+from src.pocket.world.sampling import ANY_TOY, draw, elsewhere, is_held_out, named, sample_scene, varied
 
 NUM_SCENES = 400
 
@@ -24,20 +26,55 @@ def test_a_scene_is_a_function_of_seed_and_index() -> None:
 
 def test_captions_say_what_is_drawn(scenes) -> None:
     for scene in scenes:
-        article = "an" if scene.colour == "orange" else "a"
-        assert f"{article} {scene.colour} {scene.thing}" in scene.caption
+        names = [named(thing, scene.colour) for thing in (scene.thing, ANY_TOY)]
+        assert any(f"{name} " in f"{scene.caption} " for name in names)
         if scene.place is None:
-            assert scene.caption.startswith("a pictogram of")
+            assert scene.caption == f"a pictogram of {names[0]}"
         else:
-            assert scene.place.phrase in scene.caption
+            assert scene.place.phrase in scene.caption or scene.place.short_phrase in scene.caption
+
+
+def test_objects_are_named_with_article_and_colour() -> None:
+    assert named("car", "orange") == "an orange car"
+    assert named("car", "red") == "a red car"
+    assert named("umbrella", "") == "an umbrella"
 
 
 def test_everything_comes_up(scenes) -> None:
     assert {scene.thing for scene in scenes} == set(OBJECTS)
-    assert {scene.colour for scene in scenes} == set(COLOURS)
+    assert {scene.colour for scene in scenes} == {*COLOURS, ""}
     assert {scene.place.name for scene in scenes if scene.place} == {place.name for place in SURROUNDINGS}
     assert 0.08 < sum(scene.place is None for scene in scenes) / NUM_SCENES < 0.22
-    assert not any("sks" in scene.caption or "toy" in scene.caption for scene in scenes)
+    assert not any("sks" in scene.caption.lower() for scene in scenes)
+    assert 0.02 < sum(ANY_TOY in scene.caption.split() for scene in scenes) / NUM_SCENES < 0.1
+    places = [scene for scene in scenes if scene.place]
+    is_short = [scene.place.short_phrase in scene.caption for scene in places]
+    assert 0.1 < sum(is_short) / len(places) < 0.5
+    assert len({scene.caption for scene in scenes}) > NUM_SCENES * 0.7
+
+
+def test_the_demo_subjects_colour_is_nowhere() -> None:
+    """The toy is teal; a fine-tune has to bring that colour."""
+    rng = np.random.default_rng(0)
+    for colour in [*COLOURS] * 5 + [""] * 300:
+        hue, saturation, _ = colorsys.rgb_to_hsv(*varied(rng, colour))
+        assert saturation < 0.09 or not 0.43 < hue < 0.55, (colour, hue)
+    teal = colorsys.rgb_to_hsv(0x17 / 255, 0xB3 / 255, 0xA6 / 255)[0]
+    assert 0.45 < teal < 0.53
+
+
+def test_elsewhere_the_object_stays_and_the_place_changes() -> None:
+    scenes = [sample_scene(0, index) for index in range(60)]
+    for index, scene in enumerate(scenes):
+        other = elsewhere(scene, seed=0, index=index)
+        assert (other.thing, other.colour, other.seed) == (scene.thing, scene.colour, scene.seed)
+        if scene.place is None:
+            assert other.place is None
+        else:
+            assert other.place is not scene.place
+            assert other.mood in other.place.moods
+            assert not is_held_out(other.thing, other.colour, other.place.name)
+    assert elsewhere(scenes[0], seed=0, index=0) == elsewhere(scenes[0], seed=0, index=0)
 
 
 def test_held_out_combinations_never_come_up_in_training(scenes) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from src.pocket.scene import Colour, Texture, mix, smoothstep, vector
+from src.pocket.rendering.scene import Colour, Texture, mix, smoothstep, vector
 
 Plane = Float32[np.ndarray, "n"]
 

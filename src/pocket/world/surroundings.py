@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.pocket import places
-from src.pocket.scene import Colour, Light, Stage, vector
+from src.pocket.world import places
+from src.pocket.rendering.scene import Colour, Light, Stage, vector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +51,11 @@ FLASH = Mood(phrase="with a flash", key=(1.0, 1.0, 1.02), sky=(0.16, 0.16, 0.18)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """One place. `phrase` completes "a photo of a toy ..."; `stage` draws it, seeded."""
+    """One place. `phrase` and `short_phrase` complete "a photo of a toy ..."; `stage` draws it, seeded."""
 
     name: str
     phrase: str
+    short_phrase: str
     moods: tuple[Mood, ...]
     bounce: Colour
     stage: Callable[[np.random.Generator], Stage]
@@ -64,6 +65,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="table",
         phrase="on a wooden table next to a cup",
+        short_phrase="on a wooden table",
         moods=(DAYLIGHT, LAMP, EVENING),
         bounce=(0.25, 0.17, 0.1),
         stage=places.table,
@@ -71,6 +73,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="grass",
         phrase="in the grass",
+        short_phrase="on the grass",
         moods=(SUN, OVERCAST, EVENING),
         bounce=(0.14, 0.22, 0.08),
         stage=places.grass,
@@ -78,6 +81,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="bookshelf",
         phrase="in front of a bookshelf",
+        short_phrase="by the bookshelf",
         moods=(LAMP, DAYLIGHT, FLASH),
         bounce=(0.18, 0.12, 0.08),
         stage=places.bookshelf,
@@ -85,6 +89,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="beach",
         phrase="on a sandy beach by the sea",
+        short_phrase="on the beach",
         moods=(SUN, EVENING, OVERCAST),
         bounce=(0.36, 0.3, 0.2),
         stage=places.beach,
@@ -92,6 +97,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="kitchen",
         phrase="on a checkered kitchen floor",
+        short_phrase="in the kitchen",
         moods=(DAYLIGHT, LAMP, FLASH),
         bounce=(0.25, 0.25, 0.25),
         stage=places.kitchen,
@@ -99,6 +105,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="snow",
         phrase="in the snow among fir trees",
+        short_phrase="in the snow",
         moods=(OVERCAST, SUN, EVENING),
         bounce=(0.42, 0.45, 0.5),
         stage=places.snow,
@@ -106,6 +113,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="sofa",
         phrase="on a red sofa with a cushion",
+        short_phrase="on the sofa",
         moods=(LAMP, DAYLIGHT, EVENING),
         bounce=(0.22, 0.12, 0.13),
         stage=places.sofa,
@@ -113,6 +121,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="street",
         phrase="on a cobbled street at night",
+        short_phrase="on the street at night",
         moods=(STREET_LAMP, FLASH),
         bounce=(0.08, 0.07, 0.07),
         stage=places.night_street,
@@ -120,6 +129,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="bricks",
         phrase="on the pavement by a brick wall",
+        short_phrase="by a brick wall",
         moods=(SUN, OVERCAST, EVENING),
         bounce=(0.22, 0.2, 0.18),
         stage=places.bricks,
@@ -127,6 +137,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="bed",
         phrase="on a bed with a striped blanket",
+        short_phrase="on the bed",
         moods=(DAYLIGHT, LAMP, EVENING),
         bounce=(0.2, 0.22, 0.28),
         stage=places.bed,
@@ -134,6 +145,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="leaves",
         phrase="on fallen autumn leaves",
+        short_phrase="on autumn leaves",
         moods=(EVENING, OVERCAST, SUN),
         bounce=(0.28, 0.16, 0.07),
         stage=places.leaves,
@@ -141,6 +153,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="studio",
         phrase="on a plain pink background",
+        short_phrase="on a pink background",
         moods=(DAYLIGHT, FLASH),
         bounce=(0.4, 0.28, 0.3),
         stage=places.studio,
@@ -148,6 +161,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="playroom",
         phrase="in a playroom with coloured blocks",
+        short_phrase="in the playroom",
         moods=(DAYLIGHT, LAMP, FLASH),
         bounce=(0.25, 0.26, 0.23),
         stage=places.playroom,
@@ -155,6 +169,7 @@ SURROUNDINGS: tuple[Surroundings, ...] = (
     Surroundings(
         name="bathroom",
         phrase="on blue bathroom tiles",
+        short_phrase="in the bathroom",
         moods=(DAYLIGHT, FLASH, LAMP),
         bounce=(0.22, 0.28, 0.32),
         stage=places.bathroom,

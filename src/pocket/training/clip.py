@@ -16,12 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.pocket.batches import to_pixels
-from src.pocket.stage import Stage, run_stage
-from src.pocket.world_set import WorldSet
+from src.pocket.training.batches import to_pixels
+from src.pocket.training.stage import Stage, run_stage
+from src.pocket.world.world_set import WorldSet
 from src.randomness import address_seed, generator
 
 _LARGEST_SCALE = 100.0
+# The world's longest caption has 26 tokens.
+CLIP_CONTEXT = 40
 
 
 def clip_config(*, image_size: int, vocab_size: int, context_length: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from src.pocket.world_set import WorldSet
+from src.pocket.world.world_set import WorldSet
 
 
 def to_pixels(world: WorldSet, picks: Int[Tensor, "b"]) -> Float[Tensor, "b 3 s s"]:

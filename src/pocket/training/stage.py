@@ -43,6 +43,7 @@ class Stage:
         weight_decay: AdamW's.
         ema_decay: of the weights' moving average, which is what the stage hands over; None for the weights.
         seed: of initial weights and batches.
+        bf16: whether the losses are computed in bf16 where autocast allows it; weights stay in fp32.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stage:
     weight_decay: float = 0.01
     ema_decay: float | None = 0.999
     seed: int = 0
+    bf16: bool = True
 
     def lr_factor(self, step: int) -> float:
         """The share of the peak learning rate at a step, from 0 on."""
@@ -84,13 +86,15 @@ def run_stage(
     )
     average = _average(model, stage.ema_decay)
     state = _load(stage, model, optimizer, average)
+    device = next(model.parameters()).device
     started = saved = told = time.monotonic()
     seconds_before, history = state["seconds"], state["history"]
     with tqdm(total=stage.steps, initial=state["step"], desc=stage.name, disable=None) as bar:
         for step in range(state["step"], stage.steps):
             for group in optimizer.param_groups:
                 group["lr"] = stage.lr * stage.lr_factor(step)
-            parts = losses(step)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=stage.bf16):
+                parts = losses(step)
             optimizer.zero_grad()
             parts["loss"].backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int16, UInt8
 
-from src.pocket.scene import Camera, Light, Solid, Stage, Vector, mix, smoothstep, vector
-from src.pocket.shapes import FAR, dot, hit, local_normals, normalised
+from src.pocket.rendering.scene import Camera, Light, Solid, Stage, Vector, mix, smoothstep, vector
+from src.pocket.rendering.shapes import FAR, dot, hit, local_normals, normalised
 
 Vectors = Float32[np.ndarray, "n 3"]
 Scalars = Float32[np.ndarray, "n"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32
 
-from src.pocket.scene import Kind, vector
+from src.pocket.rendering.scene import Kind, vector
 
 Vectors = Float32[np.ndarray, "n 3"]
 FAR = np.float32(1e9)

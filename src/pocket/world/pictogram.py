@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int16, UInt8
 from PIL import Image, ImageFilter
 
-from src.pocket.render import owners, to_srgb
-from src.pocket.scene import Camera, Solid, vector
+from src.pocket.rendering.render import owners, to_srgb
+from src.pocket.rendering.scene import Camera, Solid, vector
 
 _SUPERSAMPLING = 4
 _OUTLINE = 0.012  # of the picture's side

@@ -2,6 +2,9 @@
 
 DINO (Caron et al. 2021, arXiv 2104.14294, algorithm 1): a student sees crops of a picture, a teacher, the
 moving average of the student, sees only large ones, and the student learns to say what the teacher says.
+Here the crops come from two pictures of one object in two places. Real photos teach DINO by their number to look
+at the object and not at its surroundings; a small world needs the hint (compare the background swaps of Ryali
+et al. 2021, arXiv 2103.12719). No label is used.
 """
 
 from __future__ import annotations
@@ -15,16 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
-from src.pocket.batches import to_pixels
-from src.pocket.stage import Stage, run_stage
-from src.pocket.world_set import WorldSet
-from src.randomness import address_seed, forked_rng, generator
+from src.pocket.training.batches import to_pixels
+from src.pocket.training.stage import Stage, run_stage
+from src.pocket.world.world_set import WorldSet
+from src.randomness import address_seed, generator
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 _NUM_PROTOTYPES = 1024
 _NUM_LOCAL = 4
+_LARGE, _SMALL = (0.4, 1.0), (0.1, 0.4)
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.04
 _TEACHER_MOMENTUM, _CENTRE_MOMENTUM = 0.99, 0.9
 
@@ -54,38 +57,48 @@ class WithHead(nn.Module):
         return self.prototypes(F.normalize(self.head(self.backbone(images)), dim=-1))
 
 
-def train_dino(stage: Stage, world: WorldSet, *, device: torch.device) -> nn.Module:
-    """Trains from random weights; returns the teacher's backbone."""
+def train_dino(stage: Stage, world: WorldSet, elsewhere: WorldSet, *, device: torch.device) -> nn.Module:
+    """Trains from random weights; returns the teacher's backbone.
+
+    Args:
+        stage: how.
+        world: pictures.
+        elsewhere: the same objects as the first of these, index by index, in other places.
+        device: where.
+    """
     size = world.pixels.shape[1]
     torch.manual_seed(address_seed(stage.seed, "dino"))
     student = WithHead(size).to(device)
     teacher = copy.deepcopy(student).requires_grad_(False)
     centre = torch.zeros(_NUM_PROTOTYPES, device=device)
-    large, small = _crops(size, (0.4, 1.0)), _crops(size // 2, (0.1, 0.4))
     # The teacher and the centre travel with the student, so that a stopped stage goes on exactly.
     both = nn.ModuleDict({"student": student, "teacher": teacher})
     both.register_buffer("centre", centre)
 
     def losses(step: int) -> dict[str, Tensor]:
         random = generator(stage.seed, "dino", step)
-        picks = torch.randint(len(world), (stage.batch_size,), generator=random)
-        images = to_pixels(world, picks)
-        with forked_rng(stage.seed, "dino", "crops", step):
-            views = [torch.stack([large(image) for image in images]).to(device) for _ in range(2)]
-            views += [torch.stack([small(image) for image in images]).to(device) for _ in range(_NUM_LOCAL)]
+        picks = torch.randint(len(elsewhere), (stage.batch_size,), generator=random)
+        pair = [to_pixels(pictures, picks) for pictures in (world, elsewhere)]
+        large = torch.cat([crops(images, size, _LARGE, random) for images in pair]).to(device)
+        small = torch.cat(
+            [crops(pair[k % 2], size // 2, _SMALL, random) for k in range(_NUM_LOCAL)]
+        ).to(device)
         with torch.no_grad():
-            said = teacher(torch.cat(views[:2]))
+            said = teacher(large).float()
             targets = ((said - centre) / _TEACHER_TEMPERATURE).softmax(dim=-1).chunk(2)
             centre.mul_(_CENTRE_MOMENTUM).add_(said.mean(dim=0), alpha=1 - _CENTRE_MOMENTUM)
-        answers = [*student(torch.cat(views[:2])).chunk(2), *student(torch.cat(views[2:])).chunk(_NUM_LOCAL)]
+        answers = [*student(large).chunk(2), *student(small).chunk(_NUM_LOCAL)]
         terms = [
-            -(target * (answer / _STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1).mean()
+            -(target * (answer.float() / _STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1).mean()
             for i, target in enumerate(targets)
             for j, answer in enumerate(answers)
             if i != j
         ]
         entropy = -(targets[0] * (targets[0] + 1e-9).log()).sum(dim=-1).mean()
-        return {"loss": torch.stack(terms).mean(), "teacher_entropy": entropy}
+        mean = targets[0].mean(dim=0)
+        # Both fall to zero, or stay at their largest, when the teacher says the same of every picture.
+        spread = -(mean * (mean + 1e-9).log()).sum()
+        return {"loss": torch.stack(terms).mean(), "teacher_entropy": entropy, "batch_entropy": spread}
 
     @torch.no_grad()
     def follow(step: int) -> None:
@@ -99,13 +112,26 @@ def train_dino(stage: Stage, world: WorldSet, *, device: torch.device) -> nn.Mod
     return backbone.eval()
 
 
-def _crops(size: int, scale: tuple[float, float]) -> v2.Compose:
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=scale, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.Lambda(lambda image: (image + 1) / 2),
-            v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.2, hue=0.02),
-            v2.Lambda(lambda image: image * 2 - 1),
-        ]
-    )
+def crops(
+    images: Float[Tensor, "b c s s"], size: int, area: tuple[float, float], random: torch.Generator
+) -> Float[Tensor, "b c o o"]:
+    """One random crop of each image, half of them mirrored, a little lighter or darker, brought to `size`.
+
+    Args:
+        images: in [-1, 1].
+        size: the side of what comes out.
+        area: the smallest and the largest share of the image that a crop may cover.
+        random: all draws come from here.
+    """
+    low, high, across, down, mirror, gain, gamma = torch.rand(7, len(images), generator=random)
+    share = area[0] + (area[1] - area[0]) * low
+    aspect = torch.exp((high - 0.5) * 2 * math.log(4 / 3) / 2)
+    width, height = (share.sqrt() * aspect).clamp(max=1), (share.sqrt() / aspect).clamp(max=1)
+    theta = torch.zeros(len(images), 2, 3)
+    theta[:, 0, 0] = width * torch.where(mirror < 0.5, 1.0, -1.0)
+    theta[:, 1, 1] = height
+    theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * (2 * across - 1), (1 - height) * (2 * down - 1)
+    grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
+    cropped = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    light = ((cropped + 1) / 2).clamp(0, 1) ** torch.exp((gamma - 0.5) * 0.6)[:, None, None, None]
+    return (light * (0.8 + 0.4 * gain)[:, None, None, None]).clamp(0, 1) * 2 - 1

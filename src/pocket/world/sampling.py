@@ -2,25 +2,30 @@
 
 What is drawn is a pure function of (seed, index). Some combinations are never drawn for training, so that a
 model can be asked for what it never saw: a sixteenth of all (object, colour) pairs, and a tenth of the
-(object, colour, place) triples of the others.
+(object, colour, place) triples of the others. Some objects have a colour without a name, as most things have,
+and some are just called a toy. Teal, the demo subject's colour, is nowhere.
 """
 
 from __future__ import annotations
 
+import colorsys
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
 
-from src.pocket.objects import COLOURS, OBJECTS
-from src.pocket.pictogram import draw_pictogram
-from src.pocket.render import render
-from src.pocket.scene import Camera, Solid, turned, vector
-from src.pocket.surroundings import SURROUNDINGS, Mood, Surroundings
+from src.pocket.world.objects import COLOURS, OBJECTS
+from src.pocket.world.pictogram import draw_pictogram
+from src.pocket.rendering.render import render
+from src.pocket.rendering.scene import Camera, Solid, turned, vector
+from src.pocket.world.surroundings import SURROUNDINGS, Mood, Surroundings
 
 PICTOGRAM_SHARE = 0.15
+ANY_TOY = "toy"
+_UNNAMED_COLOUR_SHARE, _ANY_TOY_SHARE, _SHORT_PHRASE_SHARE = 0.1, 0.06, 0.3
+_TEAL_HUES = (0.42, 0.56)
 _FIELD_OF_VIEW = 0.62
 
 
@@ -44,6 +49,9 @@ VIEWS: tuple[View, ...] = (
     View(phrase="seen from above", elevation=0.75),
     View(phrase="turned to the left", yaw=-0.75),
     View(phrase="turned to the right", yaw=0.75),
+    View(phrase="facing the camera"),
+    View(phrase="seen from behind", yaw=2.9),
+    View(phrase="seen from a low angle", elevation=0.02),
 )
 _OPENINGS = ("a photo of {thing}", "a picture of {thing}", "{thing}")
 
@@ -54,7 +62,7 @@ class Scene:
 
     Attributes:
         thing: the object's name.
-        colour: its colour's name.
+        colour: its colour's name, empty if it has one without a name.
         place: where it is, None for a pictogram.
         mood: the light, None for a pictogram.
         view: position, size and angle.
@@ -99,30 +107,54 @@ def sample_scene(seed: int, index: int, *, held_out: bool = False) -> Scene:
         place = None if is_pictogram else SURROUNDINGS[rng.integers(len(SURROUNDINGS))]
         if is_held_out(thing, colour, None if place is None else place.name) == held_out:
             break
+    called = thing
+    if not held_out and place is not None:
+        colour = "" if rng.random() < _UNNAMED_COLOUR_SHARE else colour
+        called = ANY_TOY if rng.random() < _ANY_TOY_SHARE else thing
     mood = None if place is None else place.moods[rng.integers(len(place.moods))]
     view = VIEWS[rng.integers(len(VIEWS))] if rng.random() < 0.7 else VIEWS[0]
+    # From a generator of its own: words that nothing else depends on.
+    is_short = np.random.default_rng([seed, index, 1]).random() < _SHORT_PHRASE_SHARE
+    where = "" if place is None else place.short_phrase if is_short else place.phrase
     return Scene(
         thing=thing,
         colour=colour,
         place=place,
         mood=mood,
         view=view,
-        caption=_caption(rng, named(thing, colour), place, mood, view),
+        caption=_caption(rng, named(called, colour), where, mood, view),
         seed=int(rng.integers(2**31)),
     )
 
 
+def elsewhere(scene: Scene, *, seed: int, index: int) -> Scene:
+    """The same object in the same shade, taken again in another place, light and view."""
+    rng = np.random.default_rng([seed, index, 2])
+    view = VIEWS[rng.integers(len(VIEWS))]
+    if scene.place is None:
+        return replace(scene, view=view)
+    others = [
+        place
+        for place in SURROUNDINGS
+        if place is not scene.place and not is_held_out(scene.thing, scene.colour, place.name)
+    ]
+    place = others[rng.integers(len(others))]
+    return replace(scene, place=place, mood=place.moods[rng.integers(len(place.moods))], view=view, caption="")
+
+
 def named(thing: str, colour: str) -> str:
-    """The object with its colour and article: "an orange car"."""
-    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {thing}"
+    """The object with its article and, unless it is empty, its colour: "an orange car"."""
+    words = f"{colour} {thing}".strip()
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _caption(
-    rng: np.random.Generator, name: str, place: Surroundings | None, mood: Mood | None, view: View
+    rng: np.random.Generator, name: str, where: str, mood: Mood | None, view: View
 ) -> str:
-    if place is None or mood is None:
+    if mood is None:
         return f"a pictogram of {name}"
-    words = [f"{_OPENINGS[rng.integers(len(_OPENINGS))].format(thing=name)} {place.phrase}"]
+    opening = _OPENINGS[rng.integers(len(_OPENINGS))].format(thing=name)
+    words = [f"{opening} {where}"]
     # Not every caption says everything, so that short prompts work as well.
     words += [view.phrase] if view.phrase and rng.random() < 0.85 else []
     words += [mood.phrase] if rng.random() < 0.5 else []
@@ -132,7 +164,7 @@ def _caption(
 def draw(scene: Scene, *, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """Renders a scene as a square picture of `size` pixels a side."""
     rng = np.random.default_rng(scene.seed)
-    solids = OBJECTS[scene.thing](_varied(rng, scene.colour))
+    solids = OBJECTS[scene.thing](varied(rng, scene.colour))
     if scene.place is None or scene.mood is None:
         return draw_pictogram(standing(solids, yaw=0.35 * scene.view.yaw), size=size)
     subject = standing(solids, yaw=scene.view.yaw + rng.uniform(-0.3, 0.3), scale=rng.uniform(0.92, 1.08))
@@ -156,8 +188,11 @@ def standing(solids: list[Solid], *, yaw: float = 0.0, scale: float = 1.0) -> li
     return [solid.moved(np.eye(3, dtype=np.float32), shift, 1.0) for solid in moved]
 
 
-def _varied(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
-    """A shade of a colour: no two red cars are quite the same red."""
+def varied(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
+    """A shade of a colour: no two red cars are quite the same red. Without a name it is any but teal."""
+    if not colour:
+        hue = (_TEAL_HUES[1] + rng.random() * (1 - _TEAL_HUES[1] + _TEAL_HUES[0])) % 1.0
+        return colorsys.hsv_to_rgb(hue, rng.uniform(0.1, 0.95), rng.uniform(0.25, 0.95))
     shade = np.array(COLOURS[colour]) * rng.uniform(0.88, 1.12) * rng.uniform(0.95, 1.05, size=3)
     red, green, blue = np.clip(shade, 0, 1)
     return float(red), float(green), float(blue)

@@ -17,12 +17,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from src.diffusion.targets import add_noise, sample_posterior
 from src.diffusion.weights import min_snr_weights, snr
-from src.pocket.batches import to_pixels
-from src.pocket.stage import Stage, run_stage
-from src.pocket.world_set import WorldSet
+from src.pocket.training.batches import to_pixels
+from src.pocket.training.stage import Stage, run_stage
+from src.pocket.world.world_set import WorldSet
 from src.randomness import address_seed, generator
 
 _CAPTION_DROPOUT = 0.1
+# What people write into negative prompts. The world has no bad pictures, so that these words mean nothing in it:
+# they stand for the empty caption in half of the cases in which it is dropped.
+_QUALITY_WORDS = ("low quality", "blurry", "deformed", "ugly", "bad", "cropped", "watermark", "text", "noisy", "dark")
+_NUM_EMPTY = 64
 _GAMMA = 5.0
 _TEXT_WIDTH = 128
 UNET: dict[str, Any] = {
@@ -32,7 +36,8 @@ UNET: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 16,
     "cross_attention_dim": _TEXT_WIDTH,
-    "attention_head_dim": 4,
+    # Heads a level (diffusers' name says otherwise): 64 wide each, which CPUs like far better than many thin ones.
+    "attention_head_dim": (1, 2, 3, 3),
 }
 
 
@@ -52,10 +57,14 @@ class TextToNoise(nn.Module):
         return self.unet(noisy, timesteps, encoder_hidden_states=hidden).sample
 
 
-def make_model(tokenizer: CLIPTokenizer, *, latent_size: int, seed: int) -> TextToNoise:
+def make_model(
+    tokenizer: CLIPTokenizer, *, latent_channels: int, latent_size: int, seed: int
+) -> TextToNoise:
     """The untrained pair."""
     torch.manual_seed(address_seed(seed, "denoiser"))
-    unet = UNet2DConditionModel(sample_size=latent_size, **UNET)
+    unet = UNet2DConditionModel(
+        sample_size=latent_size, in_channels=latent_channels, out_channels=latent_channels, **UNET
+    )
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -80,10 +89,34 @@ def encode_world(
     """Means and standard deviations of all pictures' posteriors, in fp16."""
     means, stds = [], []
     for part in tqdm(torch.arange(len(world)).split(200), desc="encoding the world", disable=None):
-        posterior = vae.encode(to_pixels(world, part).to(device)).latent_dist
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            posterior = vae.encode(to_pixels(world, part).to(device)).latent_dist
         means.append(posterior.mean.half().cpu())
         stds.append(posterior.std.half().cpu())
     return torch.cat(means), torch.cat(stds)
+
+
+def _empty_captions(seed: int) -> list[str]:
+    """What stands for a dropped caption: half of the time nothing, else a few words of no meaning."""
+    random = generator(seed, "empty captions")
+    captions = [""] * (_NUM_EMPTY // 2)
+    while len(captions) < _NUM_EMPTY:
+        order = torch.randperm(len(_QUALITY_WORDS), generator=random)
+        count = int(torch.randint(1, 6, (1,), generator=random))
+        captions.append(", ".join(_QUALITY_WORDS[int(index)] for index in order[:count]))
+    return captions
+
+
+def _encoded(
+    stage: Stage, vae: AutoencoderKL, world: WorldSet, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The encoded world, kept beside the checkpoint: a stage that goes on need not encode it again."""
+    path = stage.folder / "latents.pt"
+    if not path.exists():
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        torch.save(encode_world(vae, world, device=device), path)
+    means, stds = torch.load(path, weights_only=True)
+    return means, stds
 
 
 def train_denoiser(
@@ -96,11 +129,12 @@ def train_denoiser(
     device: torch.device,
 ) -> TextToNoise:
     """Trains from random weights; returns the averaged pair."""
-    means, stds = encode_world(vae, world, device=device)
-    token_ids = tokenizer(
-        ["", *world.captions], padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
-    model = make_model(tokenizer, latent_size=means.shape[-1], seed=stage.seed).to(device)
+    means, stds = _encoded(stage, vae, world, device)
+    texts = [*_empty_captions(stage.seed), *world.captions]
+    token_ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    model = make_model(
+        tokenizer, latent_channels=means.shape[1], latent_size=means.shape[-1], seed=stage.seed
+    ).to(device)
     alphas_cumprod = scheduler.alphas_cumprod.to(device)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -109,11 +143,13 @@ def train_denoiser(
         timesteps = torch.randint(len(alphas_cumprod), (stage.batch_size,), generator=random)
         draws = torch.randn(2, stage.batch_size, *means.shape[1:], generator=random)
         is_dropped = torch.rand(stage.batch_size, generator=random) < _CAPTION_DROPOUT
+        empty = torch.randint(_NUM_EMPTY, (stage.batch_size,), generator=random)
+        texts_read = token_ids[torch.where(is_dropped, empty, picks + _NUM_EMPTY)].to(device)
         latents = sample_posterior(means[picks].float(), stds[picks].float(), draws[0])
         latents, noise = (latents * vae.config.scaling_factor).to(device), draws[1].to(device)
         timesteps = timesteps.to(device)
         noisy = add_noise(latents, noise, timesteps, alphas_cumprod)
-        predicted = model(noisy, timesteps, token_ids[torch.where(is_dropped, 0, picks + 1)].to(device))
+        predicted = model(noisy, timesteps, texts_read).float()
         errors = (predicted - noise).square().mean(dim=(1, 2, 3))
         weights = min_snr_weights(snr(alphas_cumprod, timesteps), _GAMMA, "epsilon")
         return {"loss": (errors * weights).mean(), "mse": errors.mean()}

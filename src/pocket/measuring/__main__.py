@@ -1,0 +1,127 @@
+"""Measures the pocket: judges, base model, fine-tune. Figures go to a JSON file, pictures beside the work.
+
+python -m src.pocket.measuring judges base finetune
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from src.data.images import load_image
+from src.files import write_json_atomic
+from src.metrics.features import ClipExtractor, DinoExtractor
+from src.models.load import load_model
+from src.pocket.demo_subject import photo_list
+from src.pocket.measuring.base import measure_base, sampling_seconds
+from src.pocket.measuring.classifier import AttributeClassifier, train_classifier
+from src.pocket.measuring.finetune import divide, fine_tune, measure_fine_tune
+from src.pocket.measuring.judges import retrieval, subject_separation
+from src.pocket.training.pipeline import Workshop
+from src.pocket.world.world_set import joined, scene_at
+from src.pocket.world.world_set import TRAIN_SEED
+
+_LABEL = "pocket"
+
+
+def main() -> None:
+    """Command line: measures what is asked for and adds it to the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="+", choices=["judges", "base", "finetune"])
+    parser.add_argument("--models", type=Path, default=Path("assets/pocket"))
+    parser.add_argument("--demo", type=Path, default=Path("data/demo"))
+    parser.add_argument("--work", type=Path, default=Path(".cache/pocket"))
+    parser.add_argument("--out", type=Path, default=Path("docs/pocket_figures.json"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--override", action="append", default=[], help="for the fine-tune")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    figures: dict[str, Any] = {}
+    if arguments.out.exists():
+        figures = json.loads(arguments.out.read_text(encoding="utf-8"))
+    for part in arguments.parts:
+        figures[part] = {**_MEASURES[part](arguments), "machine": _machine()}
+        print(json.dumps({part: figures[part]}, indent=2))
+    write_json_atomic(arguments.out, figures)
+
+
+def _judges(arguments: argparse.Namespace) -> dict[str, Any]:
+    photos = [load_image(arguments.demo / photo.name) for photo in photo_list()]
+    dino = DinoExtractor(model=str(arguments.models / "dino"), label=_LABEL)
+    clip = ClipExtractor(model=str(arguments.models / "clip"), label=_LABEL)
+    return {"clip_retrieval": retrieval(clip), "dino_subject": subject_separation(dino, photos)}
+
+
+def _base(arguments: argparse.Namespace) -> dict[str, Any]:
+    model = load_model(str(arguments.models / "sd15"))
+    clip = ClipExtractor(model=str(arguments.models / "clip"), label=_LABEL)
+    figures, answers = measure_base(model, clip, _classifier(arguments.work))
+    _sheet([image for _, image, _, _ in answers], 20).save(arguments.work / "answers.png")
+    for question, _, first, agrees in answers:
+        if not (first and agrees):
+            print(f"{'  ' if first else 'no'} first, {'  ' if agrees else 'no'} agreement: {question.prompt}")
+    return {**figures, "sampling": sampling_seconds(model)}
+
+
+def _finetune(arguments: argparse.Namespace) -> dict[str, Any]:
+    output = arguments.work / "finetune"
+    base = arguments.models / "sd15"
+    subject = divide(arguments.demo, output / "photos")
+    runs = [
+        fine_tune(base, subject.train_folder, seed=seed, output=output, overrides=arguments.override)
+        for seed in range(arguments.seeds)
+    ]
+    dino = DinoExtractor(model=str(arguments.models / "dino"), label=_LABEL)
+    figures, before, after = measure_fine_tune(
+        base, subject, runs, dino=dino, classifier=_classifier(arguments.work)
+    )
+    _sheet(before, 16).save(arguments.work / "finetune_base.png")
+    for seed, pictures in enumerate(after):
+        _sheet(pictures, 16).save(arguments.work / f"finetune_{seed}.png")
+    return figures
+
+
+def _classifier(work: Path) -> AttributeClassifier:
+    shop = Workshop(work)
+    world = joined(shop.world(), shop.world("held_out"))
+    scenes = [scene_at(i, seed=TRAIN_SEED) for i in range(len(shop.world()))]
+    scenes += [scene_at(i, seed=TRAIN_SEED, kind="held_out") for i in range(len(shop.world("held_out")))]
+    words = [(scene.thing, scene.colour) for scene in scenes]
+    return train_classifier(work / "classifier", world, words)
+
+
+def _sheet(images: list[Image.Image], columns: int) -> Image.Image:
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for k, image in enumerate(images):
+        sheet.paste(image, (k % columns * width, k // columns * height))
+    return sheet
+
+
+def _machine() -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    return {"device": device, "cores": os.cpu_count(), "torch": torch.__version__}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+_MEASURES = {"judges": _judges, "base": _base, "finetune": _finetune}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The stages by name: what each needs of the earlier ones, how it is trained, and where its result lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from src.pocket.make_models import RESOLUTION, make_scheduler, save_text_encoder
+from src.pocket.tokenizer import write_tokenizer
+from src.pocket.training.clip import CLIP_CONTEXT, train_clip
+from src.pocket.training.denoiser import train_denoiser
+from src.pocket.training.dino import train_dino
+from src.pocket.training.stage import Stage
+from src.pocket.training.vae import train_vae
+from src.pocket.world.world_set import TRAIN_SEED, Kind, WorldSet, joined, open_set, render_set
+
+NUM_SEEN, NUM_HELD_OUT, NUM_ELSEWHERE = 48_000, 6_000, 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """The folder in which all stages leave their checkpoints and results."""
+
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        """A GPU if there is one."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def stage(self, name: str, **plan: Any) -> Stage:
+        """A stage that works in a folder of its own."""
+        return Stage(name=name, folder=self.folder / name, **plan)
+
+    def world(self, kind: Kind = "seen") -> WorldSet:
+        """Rendered pictures."""
+        return open_set(self.folder / "world" / f"{kind}.npy", seed=TRAIN_SEED, kind=kind)
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """The vocabulary of all stages that read captions."""
+        folder = self.folder / "tokenizer"
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return tokenizer
+
+
+def make_world(shop: Workshop) -> None:
+    """Renders the training pictures."""
+    folder = shop.folder / "world"
+    folder.mkdir(parents=True, exist_ok=True)
+    sets: Mapping[Kind, int] = {"seen": NUM_SEEN, "held_out": NUM_HELD_OUT, "elsewhere": NUM_ELSEWHERE}
+    for kind, num in sets.items():
+        render_set(folder / f"{kind}.npy", num=num, size=RESOLUTION, seed=TRAIN_SEED, kind=kind)
+
+
+def make_tokenizer(shop: Workshop) -> None:
+    """Learns the vocabulary."""
+    write_tokenizer(shop.folder / "tokenizer")
+
+
+def make_vae(shop: Workshop) -> None:
+    """Trains the VAE."""
+    plan = shop.stage(
+        "vae", steps=7500, batch_size=8, lr=1e-3, warmup_steps=50, weight_decay=0.0, ema_decay=0.999
+    )
+    train_vae(plan, shop.world(), device=shop.device).save_pretrained(plan.folder / "model")
+
+
+def make_denoiser(shop: Workshop) -> None:
+    """Trains the UNet and the text encoder that it reads."""
+    plan = shop.stage("denoiser", steps=6000, batch_size=32, lr=6e-4, ema_decay=0.999)
+    vae = AutoencoderKL.from_pretrained(shop.folder / "vae" / "model").to(shop.device).eval()
+    trained = train_denoiser(
+        plan,
+        vae,
+        shop.world(),
+        tokenizer=shop.tokenizer(),
+        scheduler=make_scheduler(),
+        device=shop.device,
+    )
+    trained.unet.save_pretrained(plan.folder / "unet")
+    save_text_encoder(trained.text_encoder, plan.folder / "text_encoder")
+
+
+def make_clip(shop: Workshop) -> None:
+    """Trains the judge of prompts. It knows the combinations that the generator never saw: it is to judge them."""
+    plan = shop.stage("clip", steps=1600, batch_size=128, lr=1e-3, weight_decay=0.05, ema_decay=0.998)
+    tokenizer = shop.tokenizer()
+
+    def token_ids(texts: Sequence[str]) -> Tensor:
+        ids: Tensor = tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=CLIP_CONTEXT, return_tensors="pt"
+        ).input_ids
+        return ids
+
+    trained = train_clip(
+        plan,
+        joined(shop.world(), shop.world("held_out")),
+        tokenizer=token_ids,
+        vocab_size=len(tokenizer),
+        context_length=CLIP_CONTEXT,
+        device=shop.device,
+    )
+    torch.save(trained.state_dict(), plan.folder / "model.pt")
+
+
+def make_dino(shop: Workshop) -> None:
+    """Trains the judge of likeness."""
+    plan = shop.stage("dino", steps=2000, batch_size=48, lr=6e-4, weight_decay=0.05, ema_decay=None)
+    trained = train_dino(plan, shop.world(), shop.world("elsewhere"), device=shop.device)
+    torch.save(trained.state_dict(), plan.folder / "model.pt")
+
+
+STAGES: Mapping[str, Callable[[Workshop], None]] = {
+    "world": make_world,
+    "tokenizer": make_tokenizer,
+    "vae": make_vae,
+    "denoiser": make_denoiser,
+    "clip": make_clip,
+    "dino": make_dino,
+}
