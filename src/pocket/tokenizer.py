@@ -2,7 +2,8 @@
 
 CLIP's real vocabulary has 49,408 entries, more than a pocket model has parameters to spare for. This one
 holds every byte, with and without the end-of-word mark, so that any text can be encoded, and the most useful
-merges of the pocket world's captions and of a short list of other words (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1).
+merges of the pocket world's captions and of a short list of other words (Sennrich et al. 2016, arXiv
+1508.07909, algorithm 1).
 """
 
 import functools
@@ -34,7 +35,8 @@ a rabbit, a dragon, a cartoon character, a black and white pictogram of a house,
 thick lines on a plain background, bright colours, dark light, soft shadow, top view, side view, front, left,
 right, centre, corner, beach, snow, sand, forest, mountain, city, carpet, floor, stone, metal, glass, paper,
 plastic, wool, striped, dotted, checkered, circle, triangle, square, diamond, cross, ring, heart, small, big,
-low quality, blurry, deformed, ugly, bad, cropped, noisy, watermark, text, high quality, detailed, sharp, colourful, gradient, solid, texture
+low quality, blurry, deformed, ugly, bad, cropped, noisy, watermark, text,
+high quality, detailed, sharp, colourful, gradient, solid, texture
 """
 _NUM_CAPTIONS, _NUM_MERGES = 1000, 640
 

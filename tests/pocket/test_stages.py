@@ -8,12 +8,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from transformers import CLIPTokenizer
 
-from src.pocket.training.batches import to_pixels
-from src.pocket.training.stage import Stage
 from src.pocket.tokenizer import MODEL_MAX_LENGTH, write_tokenizer
+from src.pocket.training.batches import blurred, to_pixels
 from src.pocket.training.clip import multi_positive_loss, train_clip
 from src.pocket.training.denoiser import train_denoiser
 from src.pocket.training.dino import crops, train_dino
+from src.pocket.training.stage import Stage
 from src.pocket.training.vae import train_vae
 from src.pocket.world.sampling import draw, sample_scene
 from src.pocket.world.world_set import open_set, render_set
@@ -86,9 +86,9 @@ def test_the_vae_learns_and_a_stopped_stage_goes_on_exactly(world, tmp_path) -> 
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert whole.config.scaling_factor == resumed.config.scaling_factor
-    longer = stage(tmp_path / "longer", steps=40, warmup_steps=5)
+    longer = stage(tmp_path / "longer", steps=80, batch_size=8, lr=2e-3, warmup_steps=5)
     train_vae(longer, world, device=CPU)
-    assert losses(longer.folder)[-1] < losses(tmp_path / "whole")[-1]
+    assert losses(longer.folder)[-1] < 0.8 * losses(tmp_path / "whole")[-1]
 
 
 def test_the_denoiser_trains_with_its_text_encoder(world, tokenizer, tmp_path) -> None:
@@ -142,6 +142,16 @@ def elsewhere(tmp_path_factory):
     return open_set(path, seed=0, kind="elsewhere")
 
 
+def test_some_pictures_are_softened(world) -> None:
+    pixels = to_pixels(world, torch.arange(24))
+    soft = blurred(pixels, torch.Generator().manual_seed(0), share=0.5)
+    changed = (soft != pixels).flatten(1).any(dim=1)
+    assert 4 < changed.sum() < 20
+    edges = [each.diff(dim=-1).abs().mean(dim=(1, 2, 3)) for each in (soft, pixels)]
+    assert (edges[0][changed] < edges[1][changed]).all()
+    assert torch.allclose(soft.mean(dim=(1, 2, 3)), pixels.mean(dim=(1, 2, 3)), atol=0.02)
+
+
 def test_crops_lie_within_the_picture() -> None:
     """A picture whose red grows to the right: a crop's values say where it was cut, and that some are mirrored."""
     ramp = torch.linspace(-1, 1, 32).expand(40, 3, 32, 32)
@@ -164,4 +174,4 @@ def test_dino_keeps_its_teacher_when_it_goes_on(world, elsewhere, tmp_path) -> N
     plan = stage(tmp_path / "other", steps=2, ema_decay=None, seed=1)
     other = train_dino(plan, world, elsewhere, device=CPU)
     assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
-    assert whole(to_pixels(world, torch.arange(3))).shape == (3, 160)
+    assert whole(to_pixels(world, torch.arange(3))).shape == (3, 128)

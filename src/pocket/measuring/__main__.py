@@ -9,7 +9,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from src.pocket.measuring.classifier import AttributeClassifier, train_classifie
 from src.pocket.measuring.finetune import divide, fine_tune, measure_fine_tune
 from src.pocket.measuring.judges import retrieval, subject_separation
 from src.pocket.training.pipeline import Workshop
-from src.pocket.world.world_set import joined, scene_at
-from src.pocket.world.world_set import TRAIN_SEED
+from src.pocket.training.stage import device_name
+from src.pocket.world.world_set import TRAIN_SEED, joined, scene_at
 
 _LABEL = "pocket"
 
@@ -108,17 +107,7 @@ def _sheet(images: list[Image.Image], columns: int) -> Image.Image:
 
 
 def _machine() -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
-    return {"device": device, "cores": os.cpu_count(), "torch": torch.__version__}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return {"device": device_name(), "cores": os.cpu_count(), "torch": torch.__version__}
 
 
 _MEASURES = {"judges": _judges, "base": _base, "finetune": _finetune}

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.pocket.training.batches import to_pixels
+from src.pocket.training.batches import blurred, to_pixels
 from src.pocket.training.dino import crops
 from src.pocket.training.stage import Stage, run_stage
 from src.pocket.world.objects import COLOURS, OBJECTS
@@ -61,7 +61,15 @@ def train_classifier(
         words: each picture's object and colour; an empty colour counts for nothing.
         steps: of 64 pictures.
     """
-    stage = Stage(name="classifier", folder=folder, steps=steps, batch_size=64, lr=2e-3, ema_decay=None)
+    stage = Stage(
+        name="classifier",
+        folder=folder,
+        steps=steps,
+        batch_size=64,
+        lr=2e-3,
+        warmup_steps=steps // 10,
+        ema_decay=None,
+    )
     things, shades = list(OBJECTS), list(COLOURS)
     thing_ids = torch.tensor([things.index(thing) for thing, _ in words])
     colour_ids = torch.tensor([shades.index(colour) if colour else -1 for _, colour in words])
@@ -71,7 +79,7 @@ def train_classifier(
     def losses(step: int) -> dict[str, Tensor]:
         random = generator(stage.seed, "classifier", step)
         picks = torch.randint(len(world), (stage.batch_size,), generator=random)
-        images = to_pixels(world, picks)
+        images = blurred(to_pixels(world, picks), random)
         objects, colours = model(crops(images, images.shape[-1], _AREA, random))
         object_loss = F.cross_entropy(objects.float(), thing_ids[picks])
         colour_loss = F.cross_entropy(colours.float(), colour_ids[picks], ignore_index=-1)

@@ -1,4 +1,4 @@
-"""What a fine-tune on the demo subject brings, and what it costs, on surroundings that it was never trained on."""
+"""What a fine-tune on the demo subject brings, and what it costs, in places that it was not trained on."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ def measure_fine_tune(
         nearer.append((likeness > rivals.amax(dim=0)).double())
         agrees = agreement(classifier, asked, draw_answers(model, asked))
         after.append(sum(agrees) / len(agrees))
-    groups = [f"{k} {prompt}" for k in range(len(runs)) for prompt in subject.prompts for _ in range(_NUM_IMAGES)]
+    groups = [
+        f"{k} {prompt}" for k in range(len(runs)) for prompt in subject.prompts for _ in range(_NUM_IMAGES)
+    ]
     low, high = bootstrap_interval(torch.cat(closed), 0, groups=groups)
     figures = {
         "seeds": len(runs),

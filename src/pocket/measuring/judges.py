@@ -51,10 +51,14 @@ def subject_separation(dino: ImageFeatureExtractor, photos: Sequence[Image.Image
     others = dino.images([picture(scene) for scene in scenes if scene.place is not None][:_NUM_OTHERS])
     cosines = subject @ subject.T
     own = (cosines.sum(dim=1) - cosines.diagonal()) / (len(subject) - 1)
-    return {"roc_auc": roc_auc(own, (others @ subject.T).mean(dim=1)), "photos": len(subject), "others": len(others)}
+    return {
+        "roc_auc": roc_auc(own, (others @ subject.T).mean(dim=1)),
+        "photos": len(subject),
+        "others": len(others),
+    }
 
 
 def roc_auc(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float:
-    """The chance that a positive one's score is above a negative one's; ties count half (Hanley & McNeil 1982)."""
+    """The chance that a positive's score is above a negative's; ties count half (Hanley & McNeil 1982)."""
     difference = positive[:, None] - negative[None]
     return ((difference > 0).double() + 0.5 * (difference == 0).double()).mean().item()

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.pocket.training.batches import to_pixels
+from src.pocket.training.batches import blurred, to_pixels
 from src.pocket.training.stage import Stage, run_stage
 from src.pocket.world.world_set import WorldSet
 from src.randomness import address_seed, generator
@@ -33,7 +33,7 @@ def clip_config(*, image_size: int, vocab_size: int, context_length: int) -> dic
         "vision_cfg": {
             "image_size": image_size,
             "layers": 5,
-            "width": 160,
+            "width": 128,
             "head_width": 32,
             "patch_size": 8,
         },
@@ -109,7 +109,7 @@ def _short(caption: str) -> str:
 
 
 def _augmented(images: Float[Tensor, "b c s s"], random: torch.Generator) -> Float[Tensor, "b c s s"]:
-    """Shifted by up to four pixels, a little lighter or darker; not mirrored: left and right have names."""
+    """Shifted by up to four pixels, lighter or darker, softer; not mirrored: left and right have names."""
     size = images.shape[-1]
     padded = F.pad(images, (4, 4, 4, 4), mode="reflect")
     shifts: Sequence[list[int]] = torch.randint(0, 9, (len(images), 2), generator=random).tolist()
@@ -117,4 +117,4 @@ def _augmented(images: Float[Tensor, "b c s s"], random: torch.Generator) -> Flo
         [image[:, y : y + size, x : x + size] for image, (y, x) in zip(padded, shifts, strict=True)]
     )
     gain = 1 + 0.15 * torch.randn(len(images), 1, 1, 1, generator=random)
-    return ((moved + 1) * gain - 1).clamp(-1, 1)
+    return blurred(((moved + 1) * gain - 1).clamp(-1, 1), random)

@@ -23,9 +23,20 @@ from src.pocket.world.world_set import WorldSet
 from src.randomness import address_seed, generator
 
 _CAPTION_DROPOUT = 0.1
-# What people write into negative prompts. The world has no bad pictures, so that these words mean nothing in it:
-# they stand for the empty caption in half of the cases in which it is dropped.
-_QUALITY_WORDS = ("low quality", "blurry", "deformed", "ugly", "bad", "cropped", "watermark", "text", "noisy", "dark")
+# What people write into negative prompts. The world has no bad pictures, so that these words mean nothing in
+# it: they stand for the empty caption in half of the cases in which it is dropped.
+_QUALITY_WORDS = (
+    "low quality",
+    "blurry",
+    "deformed",
+    "ugly",
+    "bad",
+    "cropped",
+    "watermark",
+    "text",
+    "noisy",
+    "dark",
+)
 _NUM_EMPTY = 64
 _GAMMA = 5.0
 _TEXT_WIDTH = 128
@@ -36,7 +47,7 @@ UNET: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 16,
     "cross_attention_dim": _TEXT_WIDTH,
-    # Heads a level (diffusers' name says otherwise): 64 wide each, which CPUs like far better than many thin ones.
+    # Heads a level (diffusers' name says otherwise): 64 wide each, which CPUs like far better than thin ones.
     "attention_head_dim": (1, 2, 3, 3),
 }
 
@@ -57,9 +68,7 @@ class TextToNoise(nn.Module):
         return self.unet(noisy, timesteps, encoder_hidden_states=hidden).sample
 
 
-def make_model(
-    tokenizer: CLIPTokenizer, *, latent_channels: int, latent_size: int, seed: int
-) -> TextToNoise:
+def make_model(tokenizer: CLIPTokenizer, *, latent_channels: int, latent_size: int, seed: int) -> TextToNoise:
     """The untrained pair."""
     torch.manual_seed(address_seed(seed, "denoiser"))
     unet = UNet2DConditionModel(

@@ -2,8 +2,8 @@
 
 DINO (Caron et al. 2021, arXiv 2104.14294, algorithm 1): a student sees crops of a picture, a teacher, the
 moving average of the student, sees only large ones, and the student learns to say what the teacher says.
-Here the crops come from two pictures of one object in two places. Real photos teach DINO by their number to look
-at the object and not at its surroundings; a small world needs the hint (compare the background swaps of Ryali
+Here the crops come from two pictures of one object in two places. Real photos teach DINO by their number to
+look at the object and not at its surroundings; a small world needs the hint (compare the background swaps of Ryali
 et al. 2021, arXiv 2103.12719). No label is used.
 """
 
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.pocket.training.batches import to_pixels
+from src.pocket.training.batches import blurred, to_pixels
 from src.pocket.training.stage import Stage, run_stage
 from src.pocket.world.world_set import WorldSet
 from src.randomness import address_seed, generator
@@ -34,7 +34,7 @@ _TEACHER_MOMENTUM, _CENTRE_MOMENTUM = 0.99, 0.9
 
 def dino_sizes(image_size: int) -> dict[str, Any]:
     """timm's arguments of the judge."""
-    return {"img_size": image_size, "patch_size": 8, "embed_dim": 160, "depth": 5, "num_heads": 5}
+    return {"img_size": image_size, "patch_size": 8, "embed_dim": 128, "depth": 5, "num_heads": 4}
 
 
 class WithHead(nn.Module):
@@ -78,11 +78,11 @@ def train_dino(stage: Stage, world: WorldSet, elsewhere: WorldSet, *, device: to
     def losses(step: int) -> dict[str, Tensor]:
         random = generator(stage.seed, "dino", step)
         picks = torch.randint(len(elsewhere), (stage.batch_size,), generator=random)
-        pair = [to_pixels(pictures, picks) for pictures in (world, elsewhere)]
+        pair = [blurred(to_pixels(pictures, picks), random) for pictures in (world, elsewhere)]
         large = torch.cat([crops(images, size, _LARGE, random) for images in pair]).to(device)
-        small = torch.cat(
-            [crops(pair[k % 2], size // 2, _SMALL, random) for k in range(_NUM_LOCAL)]
-        ).to(device)
+        small = torch.cat([crops(pair[k % 2], size // 2, _SMALL, random) for k in range(_NUM_LOCAL)]).to(
+            device
+        )
         with torch.no_grad():
             said = teacher(large).float()
             targets = ((said - centre) / _TEACHER_TEMPERATURE).softmax(dim=-1).chunk(2)

@@ -9,14 +9,32 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
+from PIL import Image
 from transformers import CLIPTextModel
 
+from src.inference.generate import generate
+from src.models.load import load_model
 from src.pocket.make_evaluators import clip_settings, dino_settings, save_evaluator
 from src.pocket.make_models import RESOLUTION, make_scheduler, model_index, save_text_encoder
-from src.pocket.tokenizer import vocabulary, write_tokenizer
+from src.pocket.tokenizer import vocabulary
 from src.pocket.training.clip import CLIP_CONTEXT, clip_config
 from src.pocket.training.dino import ARCHITECTURE, dino_sizes
+
+_COLUMNS = 6
+_SAMPLE_PROMPTS = (
+    "a photo of a red car in the grass",
+    "a photo of a blue teapot on the beach",
+    "a photo of a green robot in the snow",
+    "a photo of a yellow duck on a wooden table",
+    "a photo of a pink house on the street at night",
+    "a photo of a white cat by the bookshelf",
+    "a photo of a purple mushroom in the bathroom, close up",
+    "a photo of a black chair on the bed, seen from above",
+    "a photo of a brown boat on the sofa",
+    "a photo of an orange flower by a brick wall, in warm evening light",
+    "a pictogram of an orange rocket",
+    "a pictogram of a blue cactus",
+)
 
 
 def export_generator(work: Path, folder: Path) -> None:
@@ -55,6 +73,17 @@ def export_dino(work: Path, folder: Path) -> None:
     """Writes the judge of likeness as a timm folder."""
     settings = dino_settings(ARCHITECTURE, dino_sizes(RESOLUTION))
     save_evaluator(folder, "config.json", settings, "model.safetensors", _state(work / "dino"))
+
+
+def draw_samples(folder: Path) -> None:
+    """Writes samples.png: what the model draws for a few prompts, as its card shows it."""
+    made = generate(
+        load_model(str(folder)), prompts=_SAMPLE_PROMPTS, width=RESOLUTION, height=RESOLUTION, batch_size=8
+    )
+    sheet = Image.new("RGB", (_COLUMNS * RESOLUTION, len(made) // _COLUMNS * RESOLUTION))
+    for k, each in enumerate(made):
+        sheet.paste(each.image, (k % _COLUMNS * RESOLUTION, k // _COLUMNS * RESOLUTION))
+    sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(folder / "samples.png")
 
 
 def _state(stage: Path) -> dict[str, Any]:

@@ -14,14 +14,22 @@ from transformers import CLIPTokenizer
 
 from src.pocket.make_models import RESOLUTION, make_scheduler, save_text_encoder
 from src.pocket.tokenizer import write_tokenizer
+from src.pocket.training.cards import CARDS, write_card
 from src.pocket.training.clip import CLIP_CONTEXT, train_clip
 from src.pocket.training.denoiser import train_denoiser
 from src.pocket.training.dino import train_dino
+from src.pocket.training.export import draw_samples, export_clip, export_dino, export_generator
 from src.pocket.training.stage import Stage
 from src.pocket.training.vae import train_vae
 from src.pocket.world.world_set import TRAIN_SEED, Kind, WorldSet, joined, open_set, render_set
 
 NUM_SEEN, NUM_HELD_OUT, NUM_ELSEWHERE = 48_000, 6_000, 20_000
+PLANS: Mapping[str, Mapping[str, Any]] = {
+    "vae": {"steps": 7500, "batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "weight_decay": 0.0},
+    "denoiser": {"steps": 5000, "batch_size": 32, "lr": 6e-4},
+    "clip": {"steps": 1600, "batch_size": 128, "lr": 1e-3, "weight_decay": 0.05, "ema_decay": 0.998},
+    "dino": {"steps": 2000, "batch_size": 48, "lr": 6e-4, "weight_decay": 0.05, "ema_decay": None},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +43,9 @@ class Workshop:
         """A GPU if there is one."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def stage(self, name: str, **plan: Any) -> Stage:
+    def stage(self, name: str) -> Stage:
         """A stage that works in a folder of its own."""
-        return Stage(name=name, folder=self.folder / name, **plan)
+        return Stage(name=name, folder=self.folder / name, **PLANS[name])
 
     def world(self, kind: Kind = "seen") -> WorldSet:
         """Rendered pictures."""
@@ -66,15 +74,13 @@ def make_tokenizer(shop: Workshop) -> None:
 
 def make_vae(shop: Workshop) -> None:
     """Trains the VAE."""
-    plan = shop.stage(
-        "vae", steps=7500, batch_size=8, lr=1e-3, warmup_steps=50, weight_decay=0.0, ema_decay=0.999
-    )
+    plan = shop.stage("vae")
     train_vae(plan, shop.world(), device=shop.device).save_pretrained(plan.folder / "model")
 
 
 def make_denoiser(shop: Workshop) -> None:
     """Trains the UNet and the text encoder that it reads."""
-    plan = shop.stage("denoiser", steps=6000, batch_size=32, lr=6e-4, ema_decay=0.999)
+    plan = shop.stage("denoiser")
     vae = AutoencoderKL.from_pretrained(shop.folder / "vae" / "model").to(shop.device).eval()
     trained = train_denoiser(
         plan,
@@ -89,8 +95,8 @@ def make_denoiser(shop: Workshop) -> None:
 
 
 def make_clip(shop: Workshop) -> None:
-    """Trains the judge of prompts. It knows the combinations that the generator never saw: it is to judge them."""
-    plan = shop.stage("clip", steps=1600, batch_size=128, lr=1e-3, weight_decay=0.05, ema_decay=0.998)
+    """Trains the judge of prompts; it knows the combinations that the generator never saw, to judge them."""
+    plan = shop.stage("clip")
     tokenizer = shop.tokenizer()
 
     def token_ids(texts: Sequence[str]) -> Tensor:
@@ -112,9 +118,21 @@ def make_clip(shop: Workshop) -> None:
 
 def make_dino(shop: Workshop) -> None:
     """Trains the judge of likeness."""
-    plan = shop.stage("dino", steps=2000, batch_size=48, lr=6e-4, weight_decay=0.05, ema_decay=None)
+    plan = shop.stage("dino")
     trained = train_dino(plan, shop.world(), shop.world("elsewhere"), device=shop.device)
     torch.save(trained.state_dict(), plan.folder / "model.pt")
+
+
+def export(shop: Workshop) -> None:
+    """Puts everything together in the folder "export", each model with its card."""
+    out = shop.folder / "export"
+    export_generator(shop.folder, out / "sd15")
+    export_clip(shop.folder, out / "clip")
+    export_dino(shop.folder, out / "dino")
+    for name in CARDS:
+        num = {"sd15": NUM_SEEN, "clip": NUM_SEEN + NUM_HELD_OUT, "dino": 2 * NUM_ELSEWHERE}[name]
+        write_card(name, out / name, shop.folder, PLANS, num)
+    draw_samples(out / "sd15")
 
 
 STAGES: Mapping[str, Callable[[Workshop], None]] = {
@@ -124,4 +142,5 @@ STAGES: Mapping[str, Callable[[Workshop], None]] = {
     "denoiser": make_denoiser,
     "clip": make_clip,
     "dino": make_dino,
+    "export": export,
 }

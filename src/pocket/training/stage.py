@@ -197,5 +197,21 @@ def _report(stage: Stage, state: Mapping[str, Any]) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
-    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"device": device_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def device_name() -> str:
+    """The GPU's or the CPU's name."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpu = torch.backends.cpu.get_cpu_capability() if platform.machine() in ("x86_64", "AMD64") else ""
+    return f"{_cpu_name()} {cpu}".strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -64,7 +64,7 @@ def train_vae(stage: Stage, world: WorldSet, *, device: torch.device) -> Autoenc
 
 
 def _recoloured(images: Float[Tensor, "b 3 s s"], random: torch.Generator) -> Float[Tensor, "b 3 s s"]:
-    """Half of the images with red, green and blue exchanged: a VAE has to carry colours that the world lacks."""
+    """Half of the images with red, green and blue exchanged: to carry colours that the world lacks."""
     half = len(images) // 2
     orders = torch.rand(half, 3, generator=random).argsort(dim=1)
     mixed = torch.stack([image[order] for image, order in zip(images[:half], orders, strict=True)])

@@ -10,7 +10,17 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from src.pocket.rendering.scene import Colour, Kind, Material, Matrix, Solid, Triple, hex_colour, turned, vector
+from src.pocket.rendering.scene import (
+    Colour,
+    Kind,
+    Material,
+    Matrix,
+    Solid,
+    Triple,
+    hex_colour,
+    turned,
+    vector,
+)
 
 _WHITE, _BLACK, _DARK = hex_colour("#f4f2ec"), hex_colour("#17161a"), hex_colour("#3a3a42")
 _GLASS, _WOOD, _BEAK = hex_colour("#a9d4e8"), hex_colour("#8a5a33"), hex_colour("#f0962a")

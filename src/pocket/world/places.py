@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from src.pocket.rendering import textures
-from src.pocket.rendering.scene import Kind, Material, Matrix, Solid, Stage, Texture, Triple, hex_colour, turned, vector
+from src.pocket.rendering.scene import (
+    Kind,
+    Material,
+    Matrix,
+    Solid,
+    Stage,
+    Texture,
+    Triple,
+    hex_colour,
+    turned,
+    vector,
+)
 
 
 def prop(

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import UInt8
 
-from src.pocket.world.objects import COLOURS, OBJECTS
-from src.pocket.world.pictogram import draw_pictogram
 from src.pocket.rendering.render import render
 from src.pocket.rendering.scene import Camera, Solid, turned, vector
+from src.pocket.world.objects import COLOURS, OBJECTS
+from src.pocket.world.pictogram import draw_pictogram
 from src.pocket.world.surroundings import SURROUNDINGS, Mood, Surroundings
 
 PICTOGRAM_SHARE = 0.15
@@ -80,7 +80,9 @@ class Scene:
 
 
 def is_held_out(thing: str, colour: str, place: str | None) -> bool:
-    """Whether a combination is kept out of all training, as a photo and as a pictogram."""
+    """Whether a combination is kept out of training, as a photo and as a pictogram; unnamed colours never are."""
+    if not colour:
+        return False
     if _share(thing, colour) < 1 / 16:
         return True
     return place is not None and _share(thing, colour, place) < 1 / 10
@@ -139,7 +141,9 @@ def elsewhere(scene: Scene, *, seed: int, index: int) -> Scene:
         if place is not scene.place and not is_held_out(scene.thing, scene.colour, place.name)
     ]
     place = others[rng.integers(len(others))]
-    return replace(scene, place=place, mood=place.moods[rng.integers(len(place.moods))], view=view, caption="")
+    return replace(
+        scene, place=place, mood=place.moods[rng.integers(len(place.moods))], view=view, caption=""
+    )
 
 
 def named(thing: str, colour: str) -> str:
@@ -148,9 +152,7 @@ def named(thing: str, colour: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _caption(
-    rng: np.random.Generator, name: str, where: str, mood: Mood | None, view: View
-) -> str:
+def _caption(rng: np.random.Generator, name: str, where: str, mood: Mood | None, view: View) -> str:
     if mood is None:
         return f"a pictogram of {name}"
     opening = _OPENINGS[rng.integers(len(_OPENINGS))].format(thing=name)

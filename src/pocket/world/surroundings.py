@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.pocket.world import places
 from src.pocket.rendering.scene import Colour, Light, Stage, vector
+from src.pocket.world import places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,17 @@ import math
 
 import numpy as np
 
-from src.pocket.rendering.scene import Colour, Material, Solid, Triple, hex_colour, mix, smoothstep, turned, vector
+from src.pocket.rendering.scene import (
+    Colour,
+    Material,
+    Solid,
+    Triple,
+    hex_colour,
+    mix,
+    smoothstep,
+    turned,
+    vector,
+)
 
 _TEAL, _DARK_TEAL, _CREAM = hex_colour("#17b3a6"), hex_colour("#0b7f83"), hex_colour("#fbe9bd")
 _YELLOW, _ORANGE, _MAGENTA = hex_colour("#ffc61a"), hex_colour("#ff6a13"), hex_colour("#d81e77")

@@ -1,0 +1,128 @@
+"""Datasets and settings that cannot be used: one line that says what, where and how to fix it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bad_input.place import Place, assert_refused
+from tests.data.pictures import noise_image, photo_folder, truncate
+
+# Datasets: (what is done to six sound photos, lines of the message, what it says)
+
+
+def _remove_all(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _only_text(folder: Path) -> None:
+    for photo in folder.glob("*.png"):
+        photo.unlink()
+
+
+def _photo_missing(folder: Path) -> None:
+    (folder / "IMG_0001.png").unlink()
+
+
+def _caption_missing(folder: Path) -> None:
+    lines = (folder / "captions.txt").read_text().splitlines(keepends=True)
+    (folder / "captions.txt").write_text("".join(lines[1:]))
+
+
+def _unreadable(folder: Path) -> None:
+    (folder / "IMG_0001.png").write_bytes(b"this is no image")
+
+
+def _truncated(folder: Path) -> None:
+    truncate(folder / "IMG_0001.png")
+
+
+def _truncated_heic(folder: Path) -> None:
+    (folder / "captions.txt").unlink()
+    noise_image(9, (64, 64)).save(folder / "IMG_0009.HEIC")
+    truncate(folder / "IMG_0009.HEIC", 0.7)
+
+
+def _no_separator(folder: Path) -> None:
+    captions = folder / "captions.txt"
+    captions.write_text(captions.read_text() + "IMG_0001.png a photo of sksToy\n")
+
+
+def _one_photo(folder: Path) -> None:
+    _empty(folder)
+    photo_folder(folder, 1)
+
+
+def _the_same_photo_twice(folder: Path) -> None:
+    _one_photo(folder)
+    shutil.copy(folder / "IMG_0000.png", folder / "IMG_0001.png")
+    (folder / "captions.txt").unlink()
+
+
+def _several(folder: Path) -> None:
+    _photo_missing(folder)
+    _no_separator(folder)
+    truncate(folder / "IMG_0003.png")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "num_lines", "parts"),
+    [
+        (_remove_all, 1, ["photos does not exist", "set dataset.path or dataset.url"]),
+        (_empty, 1, ["photos is empty", "Put the images there"]),
+        (_only_text, 1, ["photos holds no images", ".heic", "dataset.path"]),
+        (_photo_missing, 2, ["1 problem", "captions.txt:2", "'IMG_0001.png' does not exist", "Restore it"]),
+        (_caption_missing, 2, ["IMG_0000.png: has no caption", "Add the line IMG_0000.png|"]),
+        (_unreadable, 2, ["IMG_0001.png: cannot be read as an image", "Replace or remove"]),
+        (_truncated, 2, ["IMG_0001.png: cannot be read as an image", "truncated", "Replace or remove"]),
+        (_truncated_heic, 2, ["IMG_0009.HEIC: cannot be read as an image", "Replace or remove"]),
+        (_no_separator, 2, ["captions.txt:7", "is not filename|caption", "Put a |"]),
+        (_one_photo, 2, ["1 different image;", "at least 2", "Add images"]),
+        (_the_same_photo_twice, 2, ["1 different image;", "at least 2"]),
+        (_several, 4, ["3 problems", "captions.txt:2", "captions.txt:7", "IMG_0003.png"]),
+    ],
+    ids=lambda value: value.__name__.strip("_") if callable(value) else "",
+)
+def test_a_dataset_with_faults(place: Place, spoil: Callable[[Path], None], num_lines, parts) -> None:
+    spoil(place.photos)
+    done = place.run("train")
+    assert_refused(done, str(place.photos), *parts, num_lines=num_lines)
+    assert place.files() == {}
+
+
+def test_an_optimizer_that_cannot_be_made(place: Place) -> None:
+    done = place.run("train", "optimizer.algorithm.weight_decay=-1")
+    assert_refused(done, "optimizer.algorithm (torch.optim.AdamW)", "weight_decay")
+    assert place.files() == {}
+
+
+def test_data_alone_is_checked_just_the_same(place: Place) -> None:
+    _several(place.photos)
+    assert_refused(place.run("train", "command=prepare"), "3 problems", num_lines=4)
+    assert place.files() == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("trainer.max_stps=3", ["trainer.max_stps", "trainer.max_steps", "conf/trainer/default.yaml"]),
+        ("trainer.batch_size=many", ["trainer.batch_size=many", "Integer"]),
+        ("adapter.rank=0", ["adapter.rank=0 must be at least 1"]),
+        ("dataset.resolution=100", ["dataset.resolution=100", "multiple of 8", "96 and 104"]),
+        ("dataset.resolution=[96,100]", ["dataset.resolution=[96, 100]", "multiple of 8", "96 and 104"]),
+    ],
+)
+def test_a_wrong_setting(place: Place, override, parts) -> None:
+    assert_refused(place.run("train", override), *parts)
+    assert not place.out.exists()
+
+
+def test_a_wrong_setting_of_a_sweep(place: Place) -> None:
+    assert_refused(place.run("train", "-m", "trainer.seed=1,2", "adapter.rank=0"), "adapter.rank=0")
+    assert not place.out.exists()

@@ -1,0 +1,127 @@
+"""How the pocket is measured: the questions are what they claim, and the figures follow from known answers."""
+
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+
+from src.metrics.features import ClipExtractor
+from src.pocket.demo_subject import photo_list
+from src.pocket.measuring.base import agreement, ranked_first
+from src.pocket.measuring.classifier import AttributeClassifier, train_classifier
+from src.pocket.measuring.finetune import UNSEEN_PLACES, divide
+from src.pocket.measuring.judges import picture, roc_auc
+from src.pocket.measuring.questions import NUM_CANDIDATES, questions
+from src.pocket.world.objects import COLOURS, OBJECTS
+from src.pocket.world.sampling import is_held_out, named, sample_scene
+from src.pocket.world.surroundings import SURROUNDINGS
+from src.pocket.world.world_set import open_set, render_set, scene_at
+
+
+def attributes(prompt):
+    """What a prompt names: object, colour and place."""
+    things = [
+        (thing, colour)
+        for thing in OBJECTS
+        for colour in COLOURS
+        if prompt.startswith(f"a photo of {named(thing, colour)} ")
+    ]
+    places = [place.name for place in SURROUNDINGS if prompt.endswith(place.phrase)]
+    assert len(things) == len(places) == 1, prompt
+    return (*things[0], places[0])
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_most_candidates_differ_in_exactly_one_word(held_out) -> None:
+    asked = questions(20, held_out=held_out)
+    assert len({question.prompt for question in asked}) == 20
+    assert asked == questions(20, held_out=held_out)
+    for question in asked:
+        right = attributes(question.prompt)
+        assert right == (question.thing, question.colour, question.place)
+        assert is_held_out(*right) == held_out == question.is_held_out
+        assert len(set(question.candidates)) == NUM_CANDIDATES == 16
+        wrong = [
+            sum(a != b for a, b in zip(attributes(candidate), right, strict=True))
+            for candidate in question.candidates[1:]
+        ]
+        assert wrong.count(1) == 12
+        assert wrong.count(3) == 3
+
+
+class Known(ClipExtractor):
+    """A judge of known features: each prompt its own axis, each picture the axis its size says."""
+
+    def __init__(self, axes):
+        self.axes = axes
+
+    def to(self, device):
+        pass
+
+    def texts(self, texts):
+        return torch.stack([self.axes[text] for text in texts])
+
+    def images(self, images):
+        return torch.stack([torch.eye(32)[image.width - 1] for image in images])
+
+
+def test_a_prompt_is_ranked_among_its_own_candidates() -> None:
+    question = questions(1, held_out=False)[0]
+    axes = {prompt: torch.eye(32)[k] for k, prompt in enumerate(question.candidates)}
+    images = [Image.new("RGB", (width, 1)) for width in (1, 2)]
+    assert ranked_first(Known(axes), [question, question], images) == [True, False]
+
+
+def test_agreement_wants_both_object_and_colour() -> None:
+    question = questions(1, held_out=False)[0]
+    thing, colour = question.thing, question.colour
+
+    class Says(AttributeClassifier):
+        def names(self, images):
+            return [(thing, colour), (thing, "grey"), ("tree", colour)]
+
+    assert agreement(Says(), [question] * 3, [Image.new("RGB", (1, 1))] * 3) == [True, False, False]
+
+
+def test_the_area_under_the_roc_curve() -> None:
+    assert roc_auc(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2, 0.3])) == 1.0
+    assert roc_auc(torch.tensor([0.1]), torch.tensor([0.9])) == 0.0
+    assert roc_auc(torch.tensor([0.5, 0.2]), torch.tensor([0.5, 0.1])) == pytest.approx(2.5 / 4)
+
+
+def test_the_demo_set_is_divided_by_place(tmp_path) -> None:
+    photos, demo = photo_list(), tmp_path / "demo"
+    demo.mkdir()
+    for k, photo in enumerate(photos):
+        Image.new("RGB", (k + 8, 8)).save(demo / photo.name, format="PNG")
+    subject = divide(demo, tmp_path / "train")
+    places = {photo.name: photo.surroundings for photo in photos}
+    kept = [path.name for path in (tmp_path / "train").glob("*.HEIC")]
+    assert len(kept) + len(subject.unseen) == len(photos)
+    assert not any(places[name].name in UNSEEN_PLACES for name in kept)
+    lines = (subject.train_folder / "captions.txt").read_text().splitlines()
+    assert [line.split("|")[0] for line in lines] == sorted(kept)
+    unseen = [place for place in SURROUNDINGS if place.name in UNSEEN_PLACES]
+    assert len(unseen) == len(UNSEEN_PLACES) == len(subject.prompts)
+    for place in unseen:
+        assert not any(place.phrase in line for line in lines)
+        assert any(place.phrase in prompt for prompt in subject.prompts)
+
+
+def test_the_classifier_learns_from_rendered_pictures(tmp_path) -> None:
+    """A few pictures by heart: names come back for the pictures themselves, in order."""
+    path = tmp_path / "world.npy"
+    render_set(path, num=12, size=32, seed=0)
+    world = open_set(path, seed=0)
+    scenes = [scene_at(index, seed=0) for index in range(12)]
+    words = [(scene.thing, scene.colour) for scene in scenes]
+    classifier = train_classifier(tmp_path / "classifier", world, words, steps=30)
+    found = classifier.names([Image.fromarray(pixels) for pixels in world.pixels])
+    right = [a[0] == b[0] and b[1] in ("", a[1]) for a, b in zip(found, words, strict=True)]
+    assert sum(right) >= 9
+    assert {field.name for field in dataclasses.fields(scenes[0])} >= {"thing", "colour"}
+
+
+def test_a_scene_as_the_models_see_it() -> None:
+    assert picture(sample_scene(1, 0)).size == (64, 64)
