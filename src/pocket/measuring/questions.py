@@ -66,7 +66,9 @@ def _question(scene: Scene, rng: np.random.Generator, is_held_out: bool) -> Ques
     candidates = [right]
     for k, words in enumerate(others):
         for word in rng.choice(words, size=_NEAR_MISSES_EACH, replace=False):
-            candidates.append((*right[:k], str(word), *right[k + 1 :]))
+            near = list(right)
+            near[k] = str(word)
+            candidates.append((near[0], near[1], near[2]))
     while len(candidates) < NUM_CANDIDATES:
         thing, colour, phrase = (str(rng.choice(words)) for words in others)
         if (thing, colour, phrase) not in candidates:

@@ -57,12 +57,12 @@ CARDS: Mapping[str, Card] = {
             "8 x 16 x 16.\nIt knows a small world of its own and nothing else.\n\n![Samples](samples.png)"
         ),
         data=(
-            "A sixteenth of the\nobject-colour pairs and a tenth of the other object-colour-place triples were kept out, "
-            "and so was\nanything teal."
+            "A sixteenth of the\nobject-colour pairs and a tenth of the other "
+            "object-colour-place triples were kept out, and so was\nanything teal."
         ),
         limits=(
-            "Words that no caption of its world holds mean nothing to it. Two objects in one picture, counting "
-            "and text are\nbeyond it. Small parts blur: the VAE leaves a 64-pixel picture 2,048 numbers."
+            "Words that no caption of its world holds mean nothing to it. Two objects in one picture, "
+            "counting and text are\nbeyond it. Small parts blur: the VAE leaves 2,048 numbers of a picture."
         ),
         stages=("vae", "denoiser"),
     ),

@@ -3,8 +3,8 @@
 DINO (Caron et al. 2021, arXiv 2104.14294, algorithm 1): a student sees crops of a picture, a teacher, the
 moving average of the student, sees only large ones, and the student learns to say what the teacher says.
 Here the crops come from two pictures of one object in two places. Real photos teach DINO by their number to
-look at the object and not at its surroundings; a small world needs the hint (compare the background swaps of Ryali
-et al. 2021, arXiv 2103.12719). No label is used.
+look at the object and not at its surroundings; a small world needs the hint (compare the background
+swaps of Ryali et al. 2021, arXiv 2103.12719). No label is used.
 """
 
 from __future__ import annotations

@@ -19,10 +19,11 @@ from src.pocket.training.stage import Stage, run_stage
 from src.pocket.world.world_set import WorldSet
 from src.randomness import address_seed, generator
 
-_KL_WEIGHT = 2e-6
+_KL_WEIGHT = 1e-8
 _GRADIENT_WEIGHT = 1.0
+_INITIAL_LOG_VARIANCE = -6.0
 CONFIG: dict[str, Any] = {
-    "block_out_channels": (32, 32, 64),
+    "block_out_channels": (32, 32, 96),
     "down_block_types": ("DownEncoderBlock2D",) * 3,
     "up_block_types": ("UpDecoderBlock2D",) * 3,
     "layers_per_block": 1,
@@ -37,8 +38,9 @@ CONFIG: dict[str, Any] = {
 def train_vae(stage: Stage, world: WorldSet, *, device: torch.device) -> AutoencoderKL:
     """Trains from random weights and returns the averaged VAE with its scaling factor set."""
     torch.manual_seed(address_seed(stage.seed, "vae"))
-    vae = AutoencoderKL(sample_size=world.pixels.shape[1], **CONFIG).to(device)
-    vae.train()
+    vae = AutoencoderKL(sample_size=world.pixels.shape[1], **CONFIG)
+    _quieten(vae)
+    vae.to(device).train()
 
     def losses(step: int) -> dict[str, Tensor]:
         random = generator(stage.seed, "vae", step)
@@ -64,17 +66,28 @@ def train_vae(stage: Stage, world: WorldSet, *, device: torch.device) -> Autoenc
 
 
 def _recoloured(images: Float[Tensor, "b 3 s s"], random: torch.Generator) -> Float[Tensor, "b 3 s s"]:
-    """Half of the images with red, green and blue exchanged: to carry colours that the world lacks."""
-    half = len(images) // 2
-    orders = torch.rand(half, 3, generator=random).argsort(dim=1)
-    mixed = torch.stack([image[order] for image, order in zip(images[:half], orders, strict=True)])
-    return torch.cat([mixed, images[half:]])
+    """A quarter of the images with red, green and blue exchanged: to carry colours that the world lacks."""
+    count = len(images) // 4
+    orders = torch.rand(count, 3, generator=random).argsort(dim=1)
+    mixed = torch.stack([image[order] for image, order in zip(images[:count], orders, strict=True)])
+    return torch.cat([mixed, images[count:]])
 
 
 def _gradient_loss(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """The mean absolute difference of differences between neighbouring pixels: sharp edges stay sharp."""
     difference = a - b
     return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+
+
+@torch.no_grad()
+def _quieten(vae: AutoencoderKL) -> None:
+    """Starts with nearly no noise in the latents. With the default, as much as there is signal, some channels
+    are given up in the first minutes and never used again."""
+    convolution, channels = vae.quant_conv, vae.config.latent_channels
+    assert convolution is not None
+    assert convolution.bias is not None
+    convolution.weight[channels:] *= 0.0
+    convolution.bias[channels:] = _INITIAL_LOG_VARIANCE
 
 
 @torch.no_grad()

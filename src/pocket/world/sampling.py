@@ -80,7 +80,7 @@ class Scene:
 
 
 def is_held_out(thing: str, colour: str, place: str | None) -> bool:
-    """Whether a combination is kept out of training, as a photo and as a pictogram; unnamed colours never are."""
+    """Whether training never sees a combination, as photo or as pictogram; no unnamed colour is held out."""
     if not colour:
         return False
     if _share(thing, colour) < 1 / 16:
