@@ -1,7 +1,7 @@
 """The pocket models: complete Stable Diffusion 1.5 and SDXL in miniature, with random weights.
 
 Every part is the real class from diffusers and transformers, only smaller, in an ordinary diffusers folder of
-under 2 MB, so whatever works with a pocket model takes the same path as with the real one.
+about 2 MB, so whatever works with a pocket model takes the same path as with the real one.
 
     python -m src.pocket.make_models --out assets/pocket
 """

@@ -73,8 +73,8 @@ def test_a_rude_logger_costs_nothing(method: str, deed: str, run_dir: Path) -> N
     took = time.perf_counter() - began
     rude.released.set()
 
-    assert longest < 0.5
-    assert took < 2.0
+    assert longest < 5, "a hanging logger waits for 60"
+    assert took < 10
     assert len(polite.scalars) == 50
     assert polite.closed == "failed"
     assert len(list(read_events(run_dir))) == 50

@@ -8,10 +8,10 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from src.pocket import places
 from src.pocket.demo_subject import NUM_PHOTOS, PLACEHOLDER, draw, encode_heic, photo_list, write_demo_set
 from src.pocket.rendering.render import render
 from src.pocket.rendering.scene import Camera, Light, Material, Solid, Stage, hex_colour, turned, vector
+from src.pocket.world import places
 from src.pocket.world.surroundings import SURROUNDINGS
 
 

@@ -86,9 +86,16 @@ def test_the_vae_learns_and_a_stopped_stage_goes_on_exactly(world, tmp_path) -> 
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert whole.config.scaling_factor == resumed.config.scaling_factor
-    longer = stage(tmp_path / "longer", steps=80, batch_size=8, lr=2e-3, warmup_steps=5)
+    longer = stage(tmp_path / "longer", steps=80, batch_size=8, warmup_steps=5)
     train_vae(longer, world, device=CPU)
     assert losses(longer.folder)[-1] < 0.8 * losses(tmp_path / "whole")[-1]
+
+
+def test_the_vae_starts_with_hardly_any_noise_in_its_latents(world, tmp_path) -> None:
+    """Where noise is as strong as the signal at the start, channels die early and stay unused."""
+    vae = train_vae(stage(tmp_path, steps=1, lr=1e-6), world, device=CPU)
+    posterior = vae.encode(to_pixels(world, torch.arange(8))).latent_dist
+    assert posterior.std.mean() < 0.3 * posterior.mean.std()
 
 
 def test_the_denoiser_trains_with_its_text_encoder(world, tokenizer, tmp_path) -> None:
