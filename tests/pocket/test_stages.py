@@ -98,6 +98,14 @@ def test_the_vae_starts_with_hardly_any_noise_in_its_latents(world, tmp_path) ->
     assert posterior.std.mean() < 0.3 * posterior.mean.std()
 
 
+@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"steps": 5}, {"builds_on": "other pictures"}])
+def test_a_stage_does_not_go_on_with_another_plan(world, tmp_path, change) -> None:
+    train_vae(stage(tmp_path, steps=1), world, device=CPU)
+    train_vae(stage(tmp_path, steps=1), world, device=CPU)
+    with pytest.raises(ValueError, match="another plan"):
+        train_vae(stage(tmp_path, **{"steps": 1, **change}), world, device=CPU)
+
+
 def test_the_denoiser_trains_with_its_text_encoder(world, tokenizer, tmp_path) -> None:
     vae = AutoencoderKL.from_config(train_vae(stage(tmp_path / "vae", steps=1), world, device=CPU).config)
     trained = train_denoiser(
@@ -109,6 +117,7 @@ def test_the_denoiser_trains_with_its_text_encoder(world, tokenizer, tmp_path) -
         device=CPU,
     )
     assert not trained.training
+    assert torch.load(tmp_path / "denoiser" / "latents.pt")["means"].shape == (24, 8, 8, 8)
     reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in trained.text_encoder.parameters()]
     assert sum(reached) > len(reached) / 2
 

@@ -121,11 +121,13 @@ def _encoded(
 ) -> tuple[Tensor, Tensor]:
     """The encoded world, kept beside the checkpoint: a stage that goes on need not encode it again."""
     path = stage.folder / "latents.pt"
-    if not path.exists():
+    kept = torch.load(path, weights_only=True) if path.exists() else {"builds_on": None}
+    if kept["builds_on"] != stage.builds_on:
+        means, stds = encode_world(vae, world, device=device)
+        kept = {"builds_on": stage.builds_on, "means": means, "stds": stds}
         stage.folder.mkdir(parents=True, exist_ok=True)
-        torch.save(encode_world(vae, world, device=device), path)
-    means, stds = torch.load(path, weights_only=True)
-    return means, stds
+        torch.save(kept, path)
+    return kept["means"], kept["stds"]
 
 
 def train_denoiser(

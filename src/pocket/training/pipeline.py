@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from src.files import sha256_file
 from src.pocket.make_models import RESOLUTION, make_scheduler, save_text_encoder
 from src.pocket.tokenizer import write_tokenizer
 from src.pocket.training.cards import CARDS, write_card
@@ -24,6 +25,8 @@ from src.pocket.training.vae import train_vae
 from src.pocket.world.world_set import TRAIN_SEED, Kind, WorldSet, joined, open_set, render_set
 
 NUM_SEEN, NUM_HELD_OUT, NUM_ELSEWHERE = 48_000, 6_000, 20_000
+_SEEN, _HELD_OUT, _ELSEWHERE = (f"world/{kind}.json" for kind in get_args(Kind))
+_WORDS = "tokenizer/vocab.json"
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "vae": {"steps": 7500, "batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "weight_decay": 0.0},
     "denoiser": {"steps": 5000, "batch_size": 32, "lr": 6e-4},
@@ -43,9 +46,15 @@ class Workshop:
         """A GPU if there is one."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def stage(self, name: str) -> Stage:
-        """A stage that works in a folder of its own."""
-        return Stage(name=name, folder=self.folder / name, **PLANS[name])
+    def stage(self, name: str, *builds_on: str) -> Stage:
+        """A stage that works in a folder of its own.
+
+        Args:
+            name: of the stage.
+            builds_on: files that it reads of earlier ones; it refuses to go on with others.
+        """
+        digests = [sha256_file(self.folder / file) for file in builds_on]
+        return Stage(name=name, folder=self.folder / name, builds_on=" ".join(digests), **PLANS[name])
 
     def world(self, kind: Kind = "seen") -> WorldSet:
         """Rendered pictures."""
@@ -74,13 +83,13 @@ def make_tokenizer(shop: Workshop) -> None:
 
 def make_vae(shop: Workshop) -> None:
     """Trains the VAE."""
-    plan = shop.stage("vae")
+    plan = shop.stage("vae", _SEEN)
     train_vae(plan, shop.world(), device=shop.device).save_pretrained(plan.folder / "model")
 
 
 def make_denoiser(shop: Workshop) -> None:
     """Trains the UNet and the text encoder that it reads."""
-    plan = shop.stage("denoiser")
+    plan = shop.stage("denoiser", _SEEN, _WORDS, "vae/model/diffusion_pytorch_model.safetensors")
     vae = AutoencoderKL.from_pretrained(shop.folder / "vae" / "model").to(shop.device).eval()
     trained = train_denoiser(
         plan,
@@ -96,7 +105,7 @@ def make_denoiser(shop: Workshop) -> None:
 
 def make_clip(shop: Workshop) -> None:
     """Trains the judge of prompts; it knows the combinations that the generator never saw, to judge them."""
-    plan = shop.stage("clip")
+    plan = shop.stage("clip", _SEEN, _HELD_OUT, _WORDS)
     tokenizer = shop.tokenizer()
 
     def token_ids(texts: Sequence[str]) -> Tensor:
@@ -118,7 +127,7 @@ def make_clip(shop: Workshop) -> None:
 
 def make_dino(shop: Workshop) -> None:
     """Trains the judge of likeness."""
-    plan = shop.stage("dino")
+    plan = shop.stage("dino", _SEEN, _ELSEWHERE)
     trained = train_dino(plan, shop.world(), shop.world("elsewhere"), device=shop.device)
     torch.save(trained.state_dict(), plan.folder / "model.pt")
 

@@ -11,7 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Stage:
         ema_decay: of the weights' moving average, which is what the stage hands over; None for the weights.
         seed: of initial weights and batches.
         bf16: whether the losses are computed in bf16 where autocast allows it; weights stay in fp32.
+        builds_on: a digest of what the stage takes from earlier ones.
     """
 
     name: str
@@ -56,6 +57,12 @@ class Stage:
     ema_decay: float | None = 0.999
     seed: int = 0
     bf16: bool = True
+    builds_on: str = ""
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All but the folder: what a checkpoint must have been made with to be gone on from."""
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
 
     def lr_factor(self, step: int) -> float:
         """The share of the peak learning rate at a step, from 0 on."""
@@ -79,6 +86,9 @@ def run_stage(
         model: everything that is trained; its buffers are kept in the checkpoint as well.
         losses: a step's loss by part; "loss" is what is minimised, the others are reported.
         after_step: called after each step, for what moves with the weights.
+
+    Raises:
+        ValueError: the folder holds a checkpoint of another plan.
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(
@@ -161,6 +171,8 @@ def _load(
     if not path.exists():
         return {"step": 0, "seconds": 0.0, "history": []}
     saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["plan"] != stage.plan:
+        raise ValueError(f"{path} is of another plan or builds on other results. Delete it to begin anew.")
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     if average is not None:
@@ -180,7 +192,12 @@ def _save(
     seconds: float,
     history: list[dict[str, float]],
 ) -> None:
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "step": step,
+        "plan": stage.plan,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     state |= {} if average is None else {"average": average.state_dict()}
     # The past belongs to the position: kept in one file, they cannot disagree after a crash.
     state |= {"seconds": seconds, "history": history}
