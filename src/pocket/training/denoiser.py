@@ -121,7 +121,7 @@ def _encoded(
 ) -> tuple[Tensor, Tensor]:
     """The encoded world, kept beside the checkpoint: a stage that goes on need not encode it again."""
     path = stage.folder / "latents.pt"
-    kept = torch.load(path, weights_only=True) if path.exists() else {"builds_on": None}
+    kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {"builds_on": None}
     if kept["builds_on"] != stage.builds_on:
         means, stds = encode_world(vae, world, device=device)
         kept = {"builds_on": stage.builds_on, "means": means, "stds": stds}
