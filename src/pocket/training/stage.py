@@ -153,12 +153,11 @@ def _average(model: nn.Module, decay: float | None) -> torch.optim.swa_utils.Ave
     if decay is None:
         return None
 
-    def update(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         # The first steps count for more, so that the random start is soon forgotten.
-        weight = max(1 - decay, 1 / (1 + 0.2 * float(count)))
-        return averaged + weight * (current - averaged)
+        torch._foreach_lerp_(averaged, current, max(1 - decay, 1 / (1 + 0.2 * float(count))))
 
-    return torch.optim.swa_utils.AveragedModel(model, avg_fn=update, use_buffers=False)
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=False)
 
 
 def _load(
