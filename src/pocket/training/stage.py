@@ -153,7 +153,7 @@ def _average(model: nn.Module, decay: float | None) -> torch.optim.swa_utils.Ave
     if decay is None:
         return None
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
         # The first steps count for more, so that the random start is soon forgotten.
         torch._foreach_lerp_(averaged, current, max(1 - decay, 1 / (1 + 0.2 * float(count))))
 
