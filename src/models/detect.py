@@ -158,7 +158,8 @@ def detect_folder(folder: Path) -> Architecture:
 def _unsupported_unet(unet: Mapping[str, Any], widths: Mapping[str, int | None]) -> str | None:
     channels = {9: "an inpainting model", 8: "an InstructPix2Pix model", 5: "a depth-conditioned model"}
     num_channels = unet.get("in_channels", 4)
-    if num_channels != 4:
+    # More in than out: a picture or mask comes in beside the latents. As many of both is only another VAE.
+    if num_channels != unet.get("out_channels", 4):
         return f"{channels.get(num_channels, 'a model')} ({num_channels} input channels)"
     if unet.get("time_cond_proj_dim") is not None:
         return "an LCM (latent consistency) model"

@@ -50,6 +50,12 @@ def test_other_folders_are_refused_by_name(base, file, changes, said, tmp_path, 
         detect_folder(folder)
 
 
+def test_latents_of_more_channels_are_another_vae_and_no_other_architecture(pocket_sd15, tmp_path):
+    folder = _configs(pocket_sd15, tmp_path / "model")
+    _change(folder / "unet/config.json", in_channels=8, out_channels=8)
+    assert detect_folder(folder) == "sd15"
+
+
 def test_the_refiner_is_refused(pocket_sdxl, tmp_path):
     folder = _configs(pocket_sdxl, tmp_path / "model")
     shutil.rmtree(folder / "text_encoder")
