@@ -1,8 +1,8 @@
 """Trains the pocket's VAE: pictures of 64 x 64 to latents of 8 x 16 x 16 and back.
 
 L1 and the L1 of image gradients instead of a perceptual loss, which would need a trained network of its own,
-and a KL term that is just strong enough to keep the latents together (Rombach et al. 2022, arXiv 2112.10752,
-appendix G).
+and a KL term so weak that it hardly costs sharpness (Rombach et al. 2022, arXiv 2112.10752, appendix G, weigh
+it no more).
 """
 
 from __future__ import annotations
