@@ -126,7 +126,7 @@ def detect_folder(folder: Path) -> Architecture:
     """The architecture of a diffusers folder, from its configurations.
 
     SDXL has text_time conditioning and two text encoders; SD1.x one CLIP text encoder, no added conditioning;
-    both four input channels.
+    both take as many latent channels as they give.
 
     Raises:
         UserError: no diffusers folder, or a model that is not supported, by its name.
