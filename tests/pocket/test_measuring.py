@@ -12,7 +12,7 @@ from src.pocket.measuring.base import agreement, ranked_first
 from src.pocket.measuring.classifier import AttributeClassifier, train_classifier
 from src.pocket.measuring.finetune import UNSEEN_PLACES, divide
 from src.pocket.measuring.judges import picture, roc_auc
-from src.pocket.measuring.questions import NUM_CANDIDATES, questions
+from src.pocket.measuring.questions import NUM_CANDIDATES, place_questions, questions
 from src.pocket.world.objects import COLOURS, OBJECTS
 from src.pocket.world.sampling import is_held_out, named, sample_scene
 from src.pocket.world.surroundings import SURROUNDINGS
@@ -48,6 +48,15 @@ def test_most_candidates_differ_in_exactly_one_word(held_out) -> None:
         ]
         assert wrong.count(1) == 12
         assert wrong.count(3) == 3
+
+
+def test_a_place_is_asked_for_among_all_places() -> None:
+    asked = place_questions(UNSEEN_PLACES)
+    assert {question.place for question in asked} == set(UNSEEN_PLACES)
+    for question in asked:
+        assert len(set(question.candidates)) == len(question.candidates) == len(SURROUNDINGS)
+        phrase = next(place.phrase for place in SURROUNDINGS if place.name == question.place)
+        assert question.prompt == f"a photo of a toy {phrase}"
 
 
 class Known(ClipExtractor):
@@ -102,6 +111,12 @@ def test_the_demo_set_is_divided_by_place(tmp_path) -> None:
     assert not any(places[name].name in UNSEEN_PLACES for name in kept)
     lines = (subject.train_folder / "captions.txt").read_text().splitlines()
     assert [line.split("|")[0] for line in lines] == sorted(kept)
+    mixed = divide(demo, tmp_path / "mixed", shuffled=True)
+    shuffled = (mixed.train_folder / "captions.txt").read_text().splitlines()
+    assert sorted(line.split("|")[1] for line in shuffled) == sorted(line.split("|")[1] for line in lines)
+    for line in shuffled:
+        name, caption = line.split("|")
+        assert places[name].phrase not in caption
     unseen = [place for place in SURROUNDINGS if place.name in UNSEEN_PLACES]
     assert len(unseen) == len(UNSEEN_PLACES) == len(subject.prompts)
     for place in unseen:

@@ -91,8 +91,8 @@ def test_stages_that_are_done_are_not_done_again(shop) -> None:
         for name, plan in PLANS.items():
             patch.setitem(PLANS, name, {**plan, "steps": 1, "batch_size": 4})
         STAGES["clip"](shop)
+        patch.setitem(PLANS, "dino", {**PLANS["dino"], "lr": 1.0})
         with pytest.raises(ValueError, match="another plan"):
-            patch.setitem(PLANS, "dino", {**PLANS["dino"], "lr": 1.0})
             STAGES["dino"](shop)
     after = {name: (shop.folder / name / "checkpoint.pt").stat().st_mtime_ns for name in TRAINED}
     assert after == before

@@ -49,15 +49,23 @@ class Subject:
     prompts: list[str]
 
 
-def divide(demo: Path, folder: Path) -> Subject:
-    """Copies the photos of all places but `UNSEEN_PLACES` into a folder with their captions."""
+def divide(demo: Path, folder: Path, *, shuffled: bool = False) -> Subject:
+    """Copies the photos of all places but `UNSEEN_PLACES` into a folder with their captions.
+
+    Args:
+        demo: the demo set.
+        folder: made anew.
+        shuffled: gives every photo the caption of another one, of another place.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     photos = photo_list()
     train = [photo for photo in photos if photo.surroundings.name not in UNSEEN_PLACES]
     for photo in train:
         shutil.copy(demo / photo.name, folder)
-    lines = [f"{photo.name}|{photo.caption}" for photo in train]
+    # The set goes through the places in turn: a third of the way round lies another place.
+    captions = [train[(k + shuffled * (len(train) // 3)) % len(train)].caption for k in range(len(train))]
+    lines = [f"{photo.name}|{caption}" for photo, caption in zip(train, captions, strict=True)]
     (folder / "captions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return Subject(
         train_folder=folder,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from src.pocket.world.objects import COLOURS, OBJECTS
 from src.pocket.world.sampling import Scene, named, sample_scene
-from src.pocket.world.surroundings import SURROUNDINGS
+from src.pocket.world.surroundings import SURROUNDINGS, Surroundings
 
 NUM_CANDIDATES = 16
 _NEAR_MISSES_EACH = 4
@@ -21,8 +22,7 @@ class Question:
 
     Attributes:
         thing, colour, place: what is asked for.
-        candidates: 16 prompts, the right one first. Twelve of the others differ from it in exactly one of
-            object, colour and surroundings, the rest in all.
+        candidates: prompts, the right one first.
         is_held_out: whether the generator never saw the combination.
     """
 
@@ -39,7 +39,11 @@ class Question:
 
 
 def questions(num: int, *, held_out: bool) -> list[Question]:
-    """Questions about photos, all different, the same ones each time."""
+    """Questions about photos, all different, the same ones each time.
+
+    Of 16 candidates twelve differ from the right one in exactly one of object, colour and surroundings, three
+    in all of them.
+    """
     found: dict[str, Question] = {}
     index = 0
     while len(found) < num:
@@ -49,6 +53,25 @@ def questions(num: int, *, held_out: bool) -> list[Question]:
             question = _question(scene, np.random.default_rng([_SEED, index]), held_out)
             found.setdefault(question.prompt, question)
     return list(found.values())
+
+
+def place_questions(names: Collection[str]) -> list[Question]:
+    """One question for each of the named places: a toy stands there, but in which of all places?"""
+    return [
+        Question(
+            thing="toy",
+            colour="",
+            place=place.name,
+            candidates=tuple(f"a photo of a toy {other.phrase}" for other in (place, *_others(place))),
+            is_held_out=False,
+        )
+        for place in SURROUNDINGS
+        if place.name in names
+    ]
+
+
+def _others(place: Surroundings) -> list[Surroundings]:
+    return [other for other in SURROUNDINGS if other != place]
 
 
 def photo_of(thing: str, colour: str, phrase: str) -> str:
