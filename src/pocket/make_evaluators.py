@@ -66,25 +66,20 @@ def make_clip(folder: Path, *, seed: int = 0) -> None:
         _spread(model)
     model.eval()
     # open_clip finds a tokenizer through the configuration beside it.
-    save_evaluator(
-        folder,
-        "open_clip_config.json",
-        clip_settings(sizes),
-        "open_clip_model.safetensors",
-        model.state_dict(),
-    )
+    save_clip(folder, sizes, model.state_dict())
     write_tokenizer(folder)
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(_CAPTIONS))
     images = smooth_images(_NUM_CALIBRATION_IMAGES, RESOLUTION, seed)
     with torch.no_grad():
         _centre(model.visual.ln_post, model.visual.proj, model.encode_image(images))
         _centre(model.ln_final, model.text_projection, model.encode_text(tokens))
+    save_clip(folder, sizes, model.state_dict())
+
+
+def save_clip(folder: Path, sizes: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Writes an open_clip folder, all but its tokenizer."""
     save_evaluator(
-        folder,
-        "open_clip_config.json",
-        clip_settings(sizes),
-        "open_clip_model.safetensors",
-        model.state_dict(),
+        folder, "open_clip_config.json", clip_settings(sizes), "open_clip_model.safetensors", state
     )
 
 

@@ -17,20 +17,29 @@ from src.pocket.measuring.classifier import AttributeClassifier
 from src.pocket.measuring.questions import Question, questions
 
 NUM_STEPS = 25
+_BATCH_SIZE = 16
 
 
-def draw_answers(model: DiffusionModel, asked: Sequence[Question], *, seed: int = 0) -> list[Image.Image]:
-    """One picture for each question, with the defaults of inference."""
+def draw_prompts(
+    model: DiffusionModel, prompts: Sequence[str], *, num_images: int = 1, seed: int = 0
+) -> list[Image.Image]:
+    """Pictures of each prompt in turn, with the defaults of inference."""
     made = generate(
         model,
-        prompts=[question.prompt for question in asked],
+        prompts=prompts,
+        num_images=num_images,
         num_steps=NUM_STEPS,
         seed=seed,
         width=RESOLUTION,
         height=RESOLUTION,
-        batch_size=25,
+        batch_size=_BATCH_SIZE,
     )
     return [each.image for each in made]
+
+
+def draw_answers(model: DiffusionModel, asked: Sequence[Question]) -> list[Image.Image]:
+    """One picture for each question."""
+    return draw_prompts(model, [question.prompt for question in asked])
 
 
 def ranked_first(clip: ClipExtractor, asked: Sequence[Question], images: Sequence[Image.Image]) -> list[bool]:

@@ -17,15 +17,13 @@ from torch import Tensor
 
 from src.data.images import load_image
 from src.inference.apply import apply_adapter
-from src.inference.generate import generate
 from src.inference.resolve import resolve_weights
 from src.metrics.features import ImageFeatureExtractor
 from src.metrics.scores import bootstrap_interval, mean_cosines, mean_self_cosine
 from src.models.base import DiffusionModel
 from src.models.load import load_model
 from src.pocket.demo_subject import PLACEHOLDER, photo_list
-from src.pocket.make_models import RESOLUTION
-from src.pocket.measuring.base import NUM_STEPS, agreement, draw_answers
+from src.pocket.measuring.base import agreement, draw_answers, draw_prompts
 from src.pocket.measuring.classifier import AttributeClassifier
 from src.pocket.measuring.judges import picture
 from src.pocket.measuring.questions import questions
@@ -99,16 +97,7 @@ def adapted(base: Path, run: Path) -> DiffusionModel:
 
 def draw_subject(model: DiffusionModel, prompts: Sequence[str]) -> list[Image.Image]:
     """Pictures of the subject in places that it was never trained on."""
-    made = generate(
-        model,
-        prompts=prompts,
-        num_images=_NUM_IMAGES,
-        num_steps=NUM_STEPS,
-        width=RESOLUTION,
-        height=RESOLUTION,
-        batch_size=16,
-    )
-    return [each.image for each in made]
+    return draw_prompts(model, prompts, num_images=_NUM_IMAGES)
 
 
 def object_features(dino: ImageFeatureExtractor) -> dict[str, Float[Tensor, "n d"]]:

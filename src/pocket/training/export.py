@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 
 from src.inference.generate import generate
 from src.models.load import load_model
-from src.pocket.make_evaluators import clip_settings, dino_settings, save_evaluator
+from src.pocket.make_evaluators import dino_settings, save_clip, save_evaluator
 from src.pocket.make_models import RESOLUTION, make_scheduler, model_index, save_text_encoder
 from src.pocket.tokenizer import vocabulary
 from src.pocket.training.clip import CLIP_CONTEXT, clip_config
@@ -59,13 +59,7 @@ def export_generator(work: Path, folder: Path) -> None:
 def export_clip(work: Path, folder: Path) -> None:
     """Writes the judge of prompts as an open_clip folder."""
     sizes = clip_config(image_size=RESOLUTION, vocab_size=len(vocabulary()[0]), context_length=CLIP_CONTEXT)
-    save_evaluator(
-        folder,
-        "open_clip_config.json",
-        clip_settings(sizes),
-        "open_clip_model.safetensors",
-        _state(work / "clip"),
-    )
+    save_clip(folder, sizes, _state(work / "clip"))
     shutil.copytree(work / "tokenizer", folder, dirs_exist_ok=True)
 
 

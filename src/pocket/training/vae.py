@@ -67,10 +67,10 @@ def train_vae(stage: Stage, world: WorldSet, *, device: torch.device) -> Autoenc
 
 def _recoloured(images: Float[Tensor, "b 3 s s"], random: torch.Generator) -> Float[Tensor, "b 3 s s"]:
     """A quarter of the images with red, green and blue exchanged: to carry colours that the world lacks."""
+    orders = torch.arange(3).repeat(len(images), 1)
     count = len(images) // 4
-    orders = torch.rand(count, 3, generator=random).argsort(dim=1)
-    mixed = torch.stack([image[order] for image, order in zip(images[:count], orders, strict=True)])
-    return torch.cat([mixed, images[count:]])
+    orders[:count] = torch.rand(count, 3, generator=random).argsort(dim=1)
+    return images.gather(1, orders[:, :, None, None].expand_as(images))
 
 
 def _gradient_loss(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
