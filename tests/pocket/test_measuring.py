@@ -10,7 +10,7 @@ from src.metrics.features import ClipExtractor
 from src.pocket.demo_subject import photo_list
 from src.pocket.measuring.base import agreement, ranked_first
 from src.pocket.measuring.classifier import AttributeClassifier, train_classifier
-from src.pocket.measuring.finetune import UNSEEN_PLACES, divide
+from src.pocket.measuring.finetune import UNSEEN_PLACES, Gap, divide
 from src.pocket.measuring.judges import picture, roc_auc
 from src.pocket.measuring.questions import NUM_CANDIDATES, place_questions, questions
 from src.pocket.world.objects import COLOURS, OBJECTS
@@ -97,6 +97,13 @@ def test_the_area_under_the_roc_curve() -> None:
     assert roc_auc(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2, 0.3])) == 1.0
     assert roc_auc(torch.tensor([0.1]), torch.tensor([0.9])) == 0.0
     assert roc_auc(torch.tensor([0.5, 0.2]), torch.tensor([0.5, 0.1])) == pytest.approx(2.5 / 4)
+
+
+def test_a_gap_is_closed_by_pictures_like_the_photos() -> None:
+    axes = torch.eye(3)
+    photos = torch.stack([axes[0], axes[0]])
+    gap = Gap(photos=photos, floor=torch.tensor([0.0, 0.2]), ceiling=1.0)
+    assert gap.closed(torch.stack([axes[0], axes[1]])).tolist() == pytest.approx([1 / 0.9, -0.2 / 0.9])
 
 
 def test_the_demo_set_is_divided_by_place(tmp_path) -> None:

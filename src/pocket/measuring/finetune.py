@@ -113,6 +113,38 @@ def object_features(dino: ImageFeatureExtractor) -> dict[str, Float[Tensor, "n d
     return {thing: dino.images(found) for thing, found in pictures.items()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """What lies between the base model and the subject's own photos, as DINO sees it.
+
+    Attributes:
+        photos: features of photos that were not trained on.
+        floor: likeness of each of the base model's pictures to them.
+        ceiling: the photos' likeness among each other.
+    """
+
+    photos: Float[Tensor, "n d"]
+    floor: Float[Tensor, "m"]
+    ceiling: float
+
+    @classmethod
+    def between(
+        cls, dino: ImageFeatureExtractor, before: Sequence[Image.Image], photos: Sequence[Image.Image]
+    ) -> Gap:
+        """Measured on the base model's pictures and on photos."""
+        features = dino.images(photos)
+        return cls(
+            photos=features,
+            floor=mean_cosines(dino.images(before), features),
+            ceiling=mean_self_cosine(features),
+        )
+
+    def closed(self, features: Float[Tensor, "m d"]) -> Float[Tensor, "m"]:
+        """How much of it the adapted model's pictures close: 0 like the base's (same prompt and seed), 1 like
+        a photo's."""
+        return (mean_cosines(features, self.photos) - self.floor) / (self.ceiling - self.floor.mean())
+
+
 def measure_fine_tune(
     base: Path,
     subject: Subject,
@@ -127,17 +159,15 @@ def measure_fine_tune(
     base_pictures = draw_subject(model, subject.prompts)
     agrees = agreement(classifier, asked, draw_answers(model, asked))
     before = sum(agrees) / len(agrees)
-    photos, objects = dino.images(subject.unseen), object_features(dino)
-    floor, ceiling = mean_cosines(dino.images(base_pictures), photos), mean_self_cosine(photos)
+    gap, objects = Gap.between(dino, base_pictures, subject.unseen), object_features(dino)
     closed, nearer, after, pictures = [], [], [], []
     for run in runs:
         model = adapted(base, run)
         pictures.append(draw_subject(model, subject.prompts))
         features = dino.images(pictures[-1])
-        likeness = mean_cosines(features, photos)
-        closed.append((likeness - floor) / (ceiling - floor.mean()))
+        closed.append(gap.closed(features))
         rivals = torch.stack([mean_cosines(features, other) for other in objects.values()])
-        nearer.append((likeness > rivals.amax(dim=0)).double())
+        nearer.append((mean_cosines(features, gap.photos) > rivals.amax(dim=0)).double())
         agrees = agreement(classifier, asked, draw_answers(model, asked))
         after.append(sum(agrees) / len(agrees))
     groups = [
@@ -147,8 +177,8 @@ def measure_fine_tune(
     figures = {
         "seeds": len(runs),
         "unseen_places": list(UNSEEN_PLACES),
-        "dino_floor": floor.mean().item(),
-        "dino_ceiling": ceiling,
+        "dino_floor": gap.floor.mean().item(),
+        "dino_ceiling": gap.ceiling,
         "gap_closed": torch.cat(closed).mean().item(),
         "gap_closed_low": low,
         "gap_closed_high": high,
