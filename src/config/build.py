@@ -28,6 +28,14 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "or_else", lambda value, default: default if value is None else value, replace=True
     )
+    # A value that speaks of one model's folder, and of no other that takes its place.
+    OmegaConf.register_new_resolver(
+        "if_same_path", lambda path, own, value: value if _is_same_path(path, own) else None, replace=True
+    )
+
+
+def _is_same_path(path: str | None, other: str) -> bool:
+    return path is not None and Path(path).expanduser().resolve() == Path(other).resolve()
 
 
 def check_config(config: DictConfig, *, import_external: bool = True) -> TrainConfig | InferenceConfig:

@@ -40,6 +40,9 @@ class ModelConfig:
     revision: str | None = None
     variant: str | None = None
     dvc: str | None = None
+    # What the model learns best with; defaults of optimizer ask here first.
+    suggested_lr: float | None = None
+    suggested_lr_token_embedding: float | None = None
 
     def __post_init__(self) -> None:
         require_choice("model.architecture", self.architecture, ARCHITECTURES)

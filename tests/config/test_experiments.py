@@ -43,6 +43,21 @@ def test_the_roots():
     assert checked("inference").command == "generate"
 
 
+def rates(*overrides):
+    optimizer = checked("train", *overrides).optimizer
+    return (optimizer.lr, optimizer.lr_token_embedding)
+
+
+def test_a_models_suggested_rates_hold_for_it_and_no_other():
+    usual = (1e-4, 5e-4)
+    assert all(own > other for own, other in zip(rates(), usual, strict=True))
+    assert rates(f"model.path={PROJECT_ROOT}/assets/../assets/pocket/sd15") == rates()
+    assert rates("model=sd15") == rates("model=sdxl") == rates("model=pocket_sdxl") == usual
+    assert rates("model.path=/models/sdxl.safetensors") == usual
+    assert rates("optimizer.lr=0.5")[0] == 0.5
+    assert rates("model.path=/models/x", "model.suggested_lr=0.25") == (0.25, usual[1])
+
+
 def test_num_epochs_replaces_the_default_number_of_steps():
     assert checked("train").trainer.max_steps is not None
     by_epochs = checked("train", "trainer.num_epochs=3").trainer

@@ -13,6 +13,7 @@ from src.pocket.measuring.classifier import AttributeClassifier, train_classifie
 from src.pocket.measuring.finetune import UNSEEN_PLACES, Gap, divide
 from src.pocket.measuring.judges import picture, roc_auc
 from src.pocket.measuring.questions import NUM_CANDIDATES, place_questions, questions
+from src.pocket.measuring.report import put_into
 from src.pocket.world.objects import COLOURS, OBJECTS
 from src.pocket.world.sampling import is_held_out, named, sample_scene
 from src.pocket.world.surroundings import SURROUNDINGS
@@ -147,3 +148,18 @@ def test_the_classifier_learns_from_rendered_pictures(tmp_path) -> None:
 
 def test_a_scene_as_the_models_see_it() -> None:
     assert picture(sample_scene(1, 0)).size == (64, 64)
+
+
+def test_the_figures_become_tables_between_the_marks_of_the_page(tmp_path) -> None:
+    page = tmp_path / "pocket.md"
+    page.write_text("# Pocket\n\n<!-- figures: begin -->\nold\n<!-- figures: end -->\n\nMore.\n")
+    machine = {"device": "a CPU", "cores": 2, "torch": "2"}
+    judges = {"clip_retrieval": {"top_1": 0.9612, "among": 64}, "dino_subject": {"roc_auc": 0.9876}}
+    put_into(page, {"judges": {**judges, "machine": machine}})
+    put_into(page, {"judges": {**judges, "machine": machine}})
+    text = page.read_text()
+    assert text.startswith("# Pocket\n\n<!-- figures: begin -->\n| Judges |")
+    assert text.endswith("<!-- figures: end -->\n\nMore.\n")
+    assert "old" not in text
+    assert text.count("| 96.1 % | 95 % |") == text.count("| 0.988 | 0.95 |") == 1
+    assert "On a CPU, 2 cores, torch 2." in text

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from src.pocket.measuring.base import measure_base, sampling_seconds
 from src.pocket.measuring.classifier import AttributeClassifier, train_classifier
 from src.pocket.measuring.finetune import divide, fine_tune, measure_fine_tune
 from src.pocket.measuring.judges import retrieval, subject_separation
+from src.pocket.measuring.report import put_into
 from src.pocket.training.pipeline import Workshop
 from src.pocket.training.stage import device_name
 from src.pocket.world.world_set import TRAIN_SEED, joined, scene_at
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("data/demo"))
     parser.add_argument("--work", type=Path, default=Path(".cache/pocket"))
     parser.add_argument("--out", type=Path, default=Path("docs/pocket_figures.json"))
+    parser.add_argument("--page", type=Path, default=Path("docs/pocket.md"), help="gets the tables")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--override", action="append", default=[], help="for the fine-tune")
     arguments = parser.parse_args()
@@ -50,6 +53,7 @@ def main() -> None:
         figures[part] = {**_MEASURES[part](arguments), "machine": _machine()}
         print(json.dumps({part: figures[part]}, indent=2))
     write_json_atomic(arguments.out, figures)
+    put_into(arguments.page, figures)
 
 
 def _judges(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -74,10 +78,13 @@ def _finetune(arguments: argparse.Namespace) -> dict[str, Any]:
     output = arguments.work / "finetune"
     base = arguments.models / "sd15"
     subject = divide(arguments.demo, output / "photos")
-    runs = [
-        fine_tune(base, subject.train_folder, seed=seed, output=output, overrides=arguments.override)
-        for seed in range(arguments.seeds)
-    ]
+    runs, seconds = [], []
+    for seed in range(arguments.seeds):
+        started = time.perf_counter()
+        runs.append(
+            fine_tune(base, subject.train_folder, seed=seed, output=output, overrides=arguments.override)
+        )
+        seconds.append(round(time.perf_counter() - started, 1))
     dino = DinoExtractor(model=str(arguments.models / "dino"), label=_LABEL)
     figures, before, after = measure_fine_tune(
         base, subject, runs, dino=dino, classifier=_classifier(arguments.work)
@@ -85,7 +92,7 @@ def _finetune(arguments: argparse.Namespace) -> dict[str, Any]:
     _sheet(before, 16).save(arguments.work / "finetune_base.png")
     for seed, pictures in enumerate(after):
         _sheet(pictures, 16).save(arguments.work / f"finetune_{seed}.png")
-    return figures
+    return {**figures, "train_seconds": seconds}
 
 
 def _classifier(work: Path) -> AttributeClassifier:
