@@ -12,7 +12,7 @@ from src.pocket.tokenizer import MODEL_MAX_LENGTH, write_tokenizer
 from src.pocket.training.batches import blurred, to_pixels
 from src.pocket.training.clip import multi_positive_loss, train_clip
 from src.pocket.training.denoiser import train_denoiser
-from src.pocket.training.dino import crops, train_dino
+from src.pocket.training.dino import crops, sinkhorn, train_dino
 from src.pocket.training.stage import Stage
 from src.pocket.training.vae import train_vae
 from src.pocket.world.sampling import draw, sample_scene
@@ -180,6 +180,18 @@ def test_crops_lie_within_the_picture() -> None:
     assert slopes.abs().max() < 2 / 16 * 0.95, "a part of the picture, not all of it"
     again = crops(ramp, 16, (0.1, 0.4), torch.Generator().manual_seed(0))
     assert torch.equal(cut, again)
+
+
+def test_every_prototype_gets_its_fair_share() -> None:
+    """A teacher that says nearly the same of every picture is made to tell them apart."""
+    logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 0.05
+    logits[:, 3] += 0.5
+    answers = sinkhorn(logits, 0.02, num_iterations=20)
+    assert torch.allclose(answers.sum(dim=1), torch.ones(64), atol=1e-5)
+    assert torch.allclose(answers.mean(dim=0), torch.full((8,), 1 / 8), atol=0.01)
+    plain = (logits / 0.02).softmax(dim=1)
+    assert plain.mean(dim=0)[3] > 0.9
+    assert answers.max(dim=1).values.mean() > 0.5
 
 
 def test_dino_keeps_its_teacher_when_it_goes_on(world, elsewhere, tmp_path) -> None:

@@ -2,9 +2,9 @@
 
 DINO (Caron et al. 2021, arXiv 2104.14294, algorithm 1): a student sees crops of a picture, a teacher, the
 moving average of the student, sees only large ones, and the student learns to say what the teacher says.
-Here the crops come from two pictures of one object in two places. Real photos teach DINO by their number to
-look at the object and not at its surroundings; a small world needs the hint (compare the background
-swaps of Ryali et al. 2021, arXiv 2103.12719). No label is used.
+Here the crops come from two pictures of one object in two places, and the student sees the one, the teacher
+the other. Real photos teach DINO by their number to look at the object and not at its surroundings; a small
+world needs the hint (compare the background swaps of Ryali et al. 2021, arXiv 2103.12719). No label is used.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from src.pocket.world.world_set import WorldSet
 from src.randomness import address_seed, generator
 
 ARCHITECTURE = "vit_tiny_patch16_224"
-_NUM_PROTOTYPES = 1024
+_NUM_PROTOTYPES = 256
 _NUM_LOCAL = 4
-_LARGE, _SMALL = (0.4, 1.0), (0.1, 0.4)
-_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.04
-_TEACHER_MOMENTUM, _CENTRE_MOMENTUM = 0.99, 0.9
+_LARGE, _SMALL = (0.5, 1.0), (0.25, 0.6)
+_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.02
+_TEACHER_MOMENTUM = 0.98
 
 
 def dino_sizes(image_size: int) -> dict[str, Any]:
@@ -51,6 +51,11 @@ class WithHead(nn.Module):
             nn.Linear(width, 512), nn.GELU(), nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 128)
         )
         self.prototypes = nn.utils.parametrizations.weight_norm(nn.Linear(128, _NUM_PROTOTYPES, bias=False))
+        # Of length one and kept so, as in the paper: the temperatures then mean what they say. Shorter ones
+        # leave the teacher undecided, and nothing is learned for a long time.
+        length: Any = self.prototypes.parametrizations.weight.original0
+        length.detach().fill_(1.0)
+        length.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "b c s s"]) -> Float[Tensor, "b p"]:
         """Logits over the prototypes."""
@@ -70,10 +75,8 @@ def train_dino(stage: Stage, world: WorldSet, elsewhere: WorldSet, *, device: to
     torch.manual_seed(address_seed(stage.seed, "dino"))
     student = WithHead(size).to(device)
     teacher = copy.deepcopy(student).requires_grad_(False)
-    centre = torch.zeros(_NUM_PROTOTYPES, device=device)
-    # The teacher and the centre travel with the student, so that a stopped stage goes on exactly.
+    # The teacher travels with the student, so that a stopped stage goes on exactly.
     both = nn.ModuleDict({"student": student, "teacher": teacher})
-    both.register_buffer("centre", centre)
 
     def losses(step: int) -> dict[str, Tensor]:
         random = generator(stage.seed, "dino", step)
@@ -84,15 +87,14 @@ def train_dino(stage: Stage, world: WorldSet, elsewhere: WorldSet, *, device: to
             device
         )
         with torch.no_grad():
-            said = teacher(large).float()
-            targets = ((said - centre) / _TEACHER_TEMPERATURE).softmax(dim=-1).chunk(2)
-            centre.mul_(_CENTRE_MOMENTUM).add_(said.mean(dim=0), alpha=1 - _CENTRE_MOMENTUM)
+            targets = sinkhorn(teacher(large).float(), _TEACHER_TEMPERATURE).chunk(2)
         answers = [*student(large).chunk(2), *student(small).chunk(_NUM_LOCAL)]
         terms = [
             -(target * (answer.float() / _STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1).mean()
             for i, target in enumerate(targets)
             for j, answer in enumerate(answers)
-            if i != j
+            # The small crops come from the two pictures in turn, as the large ones do.
+            if i != j % 2
         ]
         entropy = -(targets[0] * (targets[0] + 1e-9).log()).sum(dim=-1).mean()
         mean = targets[0].mean(dim=0)
@@ -102,7 +104,7 @@ def train_dino(stage: Stage, world: WorldSet, elsewhere: WorldSet, *, device: to
 
     @torch.no_grad()
     def follow(step: int) -> None:
-        """The teacher follows ever more slowly, from 0.99 to 1 along a cosine."""
+        """The teacher follows ever more slowly, from 0.98 to 1 along a cosine."""
         momentum = 1 - (1 - _TEACHER_MOMENTUM) * (math.cos(math.pi * step / stage.steps) + 1) / 2
         for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
             old.lerp_(new, 1 - momentum)
@@ -110,6 +112,21 @@ def train_dino(stage: Stage, world: WorldSet, elsewhere: WorldSet, *, device: to
     run_stage(stage, both, losses, after_step=follow)
     backbone: nn.Module = teacher.backbone
     return backbone.eval()
+
+
+def sinkhorn(
+    logits: Float[Tensor, "b p"], temperature: float, num_iterations: int = 3
+) -> Float[Tensor, "b p"]:
+    """Sharp answers of which each prototype gets its fair share.
+
+    In place of DINO's running centre, as in DINOv2 (Oquab et al. 2023, arXiv 2304.07193, section 4): with a
+    few hundred steps the centre does not keep the teacher from saying the same of every picture.
+    """
+    shares = ((logits - logits.max()) / temperature).exp()
+    for _ in range(num_iterations):
+        shares = shares / shares.sum(dim=0, keepdim=True).clamp(min=1e-12)
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return shares
 
 
 def crops(
