@@ -30,7 +30,7 @@ _WORDS = "tokenizer/vocab.json"
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "vae": {"steps": 7500, "batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "weight_decay": 0.0},
     "denoiser": {"steps": 5000, "batch_size": 32, "lr": 6e-4},
-    "clip": {"steps": 1600, "batch_size": 128, "lr": 1e-3, "weight_decay": 0.05, "ema_decay": 0.998},
+    "clip": {"steps": 1400, "batch_size": 128, "lr": 2e-3, "weight_decay": 0.05, "ema_decay": 0.99},
     "dino": {"steps": 900, "batch_size": 48, "lr": 1e-3, "weight_decay": 0.05, "ema_decay": None},
 }
 
