@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--override", action="append", default=[], help="for the fine-tune")
     arguments = parser.parse_args()
+    if not arguments.page.exists():
+        parser.error(f"{arguments.page} is missing: give a page with the marks for tables (--page)")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     figures: dict[str, Any] = {}
     if arguments.out.exists():

@@ -20,16 +20,13 @@ NUM_STEPS = 25
 _BATCH_SIZE = 16
 
 
-def draw_prompts(
-    model: DiffusionModel, prompts: Sequence[str], *, num_images: int = 1, seed: int = 0
-) -> list[Image.Image]:
+def draw_prompts(model: DiffusionModel, prompts: Sequence[str], *, num_images: int = 1) -> list[Image.Image]:
     """Pictures of each prompt in turn, with the defaults of inference."""
     made = generate(
         model,
         prompts=prompts,
         num_images=num_images,
         num_steps=NUM_STEPS,
-        seed=seed,
         width=RESOLUTION,
         height=RESOLUTION,
         batch_size=_BATCH_SIZE,
