@@ -42,27 +42,30 @@ class View:
     closeness: float = 1.0
 
 
+# Most people photograph a toy from the front, and do not say so.
+_FRONT = View(phrase="facing the camera")
 _VIEWS = (
-    View(phrase="facing the camera"),
-    View(phrase="turned to the left", yaw=-0.7),
-    View(phrase="turned to the right", yaw=0.7),
-    View(phrase="seen from above", elevation=0.72, yaw=0.2),
-    View(phrase="facing the camera, close up", closeness=1.35),
-    View(phrase="looking to the right, seen from the side", yaw=1.0),
-    View(phrase="leaning to one side", lean=0.32, yaw=-0.25),
-    View(phrase="looking to the left, seen from the side", yaw=-1.0),
-    View(phrase="small in the picture", closeness=0.62, yaw=0.3),
+    _FRONT,
+    View(phrase="turned to the left", yaw=-0.6),
+    _FRONT,
+    View(phrase="turned to the right", yaw=0.6),
+    View(phrase="close up", closeness=1.2),
+    _FRONT,
+    View(phrase="seen from above", elevation=0.55, yaw=0.15),
+    View(phrase="turned to the left, close up", yaw=-0.5, closeness=1.15),
+    _FRONT,
+    View(phrase="small in the picture", closeness=0.75, yaw=0.2),
+    View(phrase="seen from a low angle", elevation=0.0, yaw=-0.25),
     View(phrase="seen from behind", yaw=2.75),
-    View(phrase="seen from a low angle", elevation=0.0, yaw=-0.35),
-    View(phrase="lying on its side", lean=-1.2, elevation=0.3),
-    View(phrase="turned to the right, close up", yaw=0.55, closeness=1.3),
+    View(phrase="turned to the right, close up", yaw=0.5, closeness=1.15),
 )
-_OPENINGS = ("a photo of {toy}", "a photo of a {toy}", "a phone photo of {toy}", "a picture of {toy}")
+_OPENINGS = ("a photo of {toy}", "a photo of a {toy}", "a photo of {toy}", "a picture of {toy}")
 _ORDERS = (
     "{opening} {place}, {view}, {light}",
     "{opening} {place}, {light}, {view}",
     "{opening}, {view}, {place}, {light}",
 )
+_SHORT_ORDERS = ("{opening} {place}, {light}", "{opening} {place}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,8 @@ def photo_list(num_photos: int = NUM_PHOTOS) -> list[Photo]:
         view = _VIEWS[(index + turn) % len(_VIEWS)]
         width, height = _SIZES[index % len(_SIZES)]
         opening = _OPENINGS[(index + turn) % len(_OPENINGS)].format(toy=f"{PLACEHOLDER} toy")
-        caption = _ORDERS[index % len(_ORDERS)].format(
+        orders = _SHORT_ORDERS if view is _FRONT else _ORDERS
+        caption = orders[(index + turn) % len(orders)].format(
             opening=opening, place=surroundings.phrase, view=view.phrase, light=mood.phrase
         )
         photos.append(
@@ -113,8 +117,8 @@ def draw(photo: Photo, *, scale: float = 1.0) -> Rendering:
     """Renders one photo, seeded by its place in the set; `scale` changes the number of pixels."""
     rng = np.random.default_rng([_SEED, photo.index])
     view = photo.view
-    swing = rng.uniform(-0.25, 0.25)
-    yaw = view.yaw + swing + rng.uniform(-0.2, 0.2)
+    swing = rng.uniform(-0.2, 0.2)
+    yaw = view.yaw + swing + rng.uniform(-0.15, 0.15)
     lean = view.lean + rng.uniform(-0.04, 0.04)
     rotation = turned(yaw) @ turned(lean, axis=1)
     size = rng.uniform(0.92, 1.06)
@@ -126,7 +130,7 @@ def draw(photo: Photo, *, scale: float = 1.0) -> Rendering:
     middle = (high[2] - low[2]) / 2
     field_of_view = 0.62
     narrow = min(1.0, photo.width / photo.height)
-    distance = 6.6 / (view.closeness * rng.uniform(0.92, 1.08)) / narrow
+    distance = 5.9 / (view.closeness * rng.uniform(0.92, 1.08)) / narrow
     elevation = view.elevation + rng.uniform(0.0, 0.12)
     room = 0.09 * distance if view.closeness <= 1 else 0.03 * distance
     target = vector(rng.uniform(-room, room), 0, middle + rng.uniform(-0.3, 0.6) * room)

@@ -1,10 +1,10 @@
 """Small judges of images: a DINO-like ViT and a CLIP, with random weights, that need no hub.
 
-They are real timm and open_clip models in the form that both libraries write themselves, so the built-in
-default takes the same path as the real judges. Random networks keep some likeness between images, no more:
-every score they give carries the label "pocket-random".
+They are real timm and open_clip models in the form that both libraries write themselves, so tests with them
+take the same path as with the real judges. Random networks keep some likeness between images, no more. The
+judges of assets/pocket are trained instead (src.pocket.training).
 
-    python -m src.pocket.make_evaluators --out assets/pocket
+    python -m src.pocket.make_evaluators --out <folder>
 """
 
 import argparse

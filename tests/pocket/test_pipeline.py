@@ -1,11 +1,13 @@
 """The pocket from pictures to shipped folders: all stages in miniature, and what the usual libraries load of it."""
 
 import json
+from pathlib import Path
 
 import open_clip
 import pytest
 import timm
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
@@ -15,13 +17,13 @@ from src.pocket.training import pipeline
 from src.pocket.training.cards import CARDS
 from src.pocket.training.pipeline import PLANS, STAGES, Workshop
 
-TRAINED = ("vae", "denoiser", "clip", "dino")
+TRAINED = ("vae", "denoiser", "toys", "clip", "dino")
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("NUM_SEEN", "NUM_HELD_OUT", "NUM_ELSEWHERE"):
+        for name in ("NUM_SEEN", "NUM_HELD_OUT", "NUM_ELSEWHERE", "NUM_TOYS"):
             patch.setattr(pipeline, name, 12)
         for name, plan in PLANS.items():
             patch.setitem(PLANS, name, {**plan, "steps": 1, "batch_size": 4})
@@ -41,7 +43,7 @@ def test_diffusers_draws_with_the_exported_model(shop, folder) -> None:
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a photo of a red car", num_inference_steps=1, width=64, height=64).images[0]
     assert image.size == (64, 64)
-    trained = load_file(shop.folder / "denoiser" / "unet" / "diffusion_pytorch_model.safetensors")
+    trained = load_file(shop.folder / "toys" / "unet" / "diffusion_pytorch_model.safetensors")
     for name, weights in pipe.unet.state_dict().items():
         assert torch.equal(weights.half(), trained[name].half()), name
 
@@ -70,7 +72,7 @@ def test_the_projects_own_extractors_read_them(folder) -> None:
 def test_a_card_says_what_was_trained_on_what_for_how_long(shop, folder, name) -> None:
     card = (folder / name / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
-    assert f"\n{24 if name != 'sd15' else 12} rendered pictures" in card
+    assert "\n24 rendered pictures" in card
     for stage in CARDS[name].stages:
         report = json.loads((shop.folder / stage / "report.json").read_text())
         row = next(line for line in card.splitlines() if line.startswith(f"| {stage} |"))
@@ -96,3 +98,16 @@ def test_stages_that_are_done_are_not_done_again(shop) -> None:
             STAGES["dino"](shop)
     after = {name: (shop.folder / name / "checkpoint.pt").stat().st_mtime_ns for name in TRAINED}
     assert after == before
+
+
+def test_dvc_runs_all_stages_each_after_what_it_needs() -> None:
+    root = Path(__file__).resolve().parents[2]
+    stages = yaml.safe_load((root / "src/pocket/dvc.yaml").read_text())["stages"]
+    assert list(stages) == list(STAGES)
+    made: set[str] = set()
+    for name, stage in stages.items():
+        assert stage["cmd"] == f"python -m src.pocket.training {name}"
+        for needed in stage["deps"]:
+            assert needed in made or ((root / needed).exists() and not needed.startswith(".cache")), needed
+        made |= {out for outs in stage["outs"] for out in outs}
+    assert made == {f".cache/pocket/{name}" for name in STAGES}

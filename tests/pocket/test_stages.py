@@ -11,13 +11,13 @@ from transformers import CLIPTokenizer
 from src.pocket.tokenizer import MODEL_MAX_LENGTH, write_tokenizer
 from src.pocket.training.batches import blurred, to_pixels
 from src.pocket.training.clip import by_place, multi_positive_loss, train_clip
-from src.pocket.training.denoiser import train_denoiser
-from src.pocket.training.dino import crops, sinkhorn, train_dino
+from src.pocket.training.denoiser import EncodedWorld, TextToNoise, encoded, make_model, train_denoiser
+from src.pocket.training.dino import WithHead, crops, crossed, sinkhorn, train_dino
 from src.pocket.training.stage import Stage
 from src.pocket.training.vae import train_vae
 from src.pocket.world.sampling import draw, sample_scene
 from src.pocket.world.surroundings import SURROUNDINGS
-from src.pocket.world.world_set import open_set, render_set
+from src.pocket.world.world_set import WorldSet, open_set, render_set
 
 CPU = torch.device("cpu")
 
@@ -107,20 +107,66 @@ def test_a_stage_does_not_go_on_with_another_plan(world, tmp_path, change) -> No
         train_vae(stage(tmp_path, **{"steps": 1, **change}), world, device=CPU)
 
 
-def test_the_denoiser_trains_with_its_text_encoder(world, tokenizer, tmp_path) -> None:
-    vae = AutoencoderKL.from_config(train_vae(stage(tmp_path / "vae", steps=1), world, device=CPU).config)
-    trained = train_denoiser(
-        stage(tmp_path / "denoiser", steps=2, ema_decay=None),
-        vae.eval(),
-        world,
+@pytest.fixture(scope="module")
+def vae(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vae")
+    return AutoencoderKL.from_config(train_vae(stage(folder, steps=1), world, device=CPU).config).eval()
+
+
+@pytest.fixture(scope="module")
+def latents(vae, world, tmp_path_factory):
+    path = tmp_path_factory.mktemp("latents") / "world.pt"
+    return encoded(path, vae, world, builds_on="this world", device=CPU)
+
+
+def train_on(latents, tokenizer, folder, *, model=None, also=None, **plan):
+    return train_denoiser(
+        stage(folder, ema_decay=None, **plan),
+        model or make_model(tokenizer, latent_channels=8, latent_size=8, seed=0),
+        latents,
+        also=also,
         tokenizer=tokenizer,
         scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
         device=CPU,
     )
+
+
+def test_the_world_is_encoded_once_for_what_it_builds_on(vae, world, tmp_path) -> None:
+    path = tmp_path / "latents.pt"
+    made = encoded(path, vae, world, builds_on="a", device=CPU)
+    assert made.means.shape == made.stds.shape == (24, 8, 8, 8)
+    assert made.captions == world.captions
+    marked = torch.load(path)
+    torch.save({**marked, "means": marked["means"] + 1}, path)
+    assert torch.equal(encoded(path, vae, world, builds_on="a", device=CPU).means, made.means + 1)
+    assert torch.equal(encoded(path, vae, world, builds_on="b", device=CPU).means, made.means)
+
+
+def test_the_denoiser_trains_with_its_text_encoder(latents, tokenizer, tmp_path) -> None:
+    trained = train_on(latents, tokenizer, tmp_path, steps=2)
     assert not trained.training
-    assert torch.load(tmp_path / "denoiser" / "latents.pt")["means"].shape == (24, 8, 8, 8)
     reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in trained.text_encoder.parameters()]
     assert sum(reached) > len(reached) / 2
+
+
+def test_half_of_the_pictures_can_come_from_another_set(latents, tokenizer, tmp_path) -> None:
+    blind = EncodedWorld(
+        means=latents.means.float() * float("nan"), stds=latents.stds, scale=1.0, captions=latents.captions
+    )
+    first = train_on(latents, tokenizer, tmp_path / "first", steps=1)
+    assert all(p.isfinite().all() for p in first.parameters())
+    mixed = train_on(latents, tokenizer, tmp_path / "mixed", steps=1, also=blind, batch_size=16)
+    assert not all(p.isfinite().all() for p in mixed.parameters()), "it saw the other set"
+
+
+def test_a_trained_pair_is_saved_and_trained_on(latents, tokenizer, tmp_path) -> None:
+    first = train_on(latents, tokenizer, tmp_path / "first", steps=1)
+    first.save(tmp_path / "first")
+    again = TextToNoise.load(tmp_path / "first")
+    noisy, token_ids = torch.randn(1, 8, 8, 8), torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected, found = (each.eval()(noisy, torch.tensor([10]), token_ids) for each in (first, again))
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
 
 
 def test_clip_counts_every_picture_of_a_caption_as_right(world, tokenizer, tmp_path) -> None:
@@ -218,3 +264,27 @@ def test_dino_keeps_its_teacher_when_it_goes_on(world, elsewhere, tmp_path) -> N
     other = train_dino(plan, world, elsewhere, device=CPU)
     assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
     assert whole(to_pixels(world, torch.arange(3))).shape == (3, 128)
+
+
+def test_dinos_student_is_never_asked_about_the_teachers_own_picture(tmp_path, monkeypatch) -> None:
+    """Every crop of the one picture is black and of the other white: told apart wherever they come together."""
+    pairs = crossed(6)
+    assert len(pairs) == len(set(pairs)) == 6
+    assert {j for _, j in pairs} == set(range(6))
+    dark, bright = (
+        WorldSet(pixels=np.full((8, 32, 32, 3), value, np.uint8), captions=["x"] * 8) for value in (0, 255)
+    )
+    seen = []
+    forward = WithHead.forward
+
+    def spy(self, images):
+        seen.append([bool(part.mean() > 0) for part in images.split(4)])
+        return forward(self, images)
+
+    monkeypatch.setattr(WithHead, "forward", spy)
+    train_dino(stage(tmp_path, steps=1), dark, bright, device=CPU)
+    teacher, *student = seen
+    crops_of = [source for part in student for source in part]
+    assert len(teacher) == 2
+    for i, j in crossed(len(crops_of)):
+        assert teacher[i] != crops_of[j]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from src.pocket.world.objects import COLOURS, OBJECTS
-from src.pocket.world.sampling import ANY_TOY, draw, elsewhere, is_held_out, named, sample_scene, varied
+from src.pocket.world.sampling import ANY_TOY, draw, elsewhere, is_held_out, named, sample_scene
+from src.pocket.world.shades import varied
 from src.pocket.world.surroundings import SURROUNDINGS
 
 NUM_SCENES = 400

@@ -1,4 +1,4 @@
-"""Trains the pocket's UNet together with its text encoder on latents of the pocket world.
+"""Trains the pocket's UNet together with its text encoder on latents of the pocket world, in two stages.
 
 epsilon prediction on the noise schedule of Stable Diffusion 1.5, weighted by min-SNR (Hang et al. 2023,
 arXiv 2303.09556), captions dropped in a tenth of the cases for classifier-free guidance (Ho & Salimans 2022).
@@ -6,6 +6,8 @@ arXiv 2303.09556), captions dropped in a tenth of the cases for classifier-free 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from src.diffusion.targets import add_noise, sample_posterior
 from src.diffusion.weights import min_snr_weights, snr
+from src.pocket.make_models import save_text_encoder
 from src.pocket.training.batches import to_pixels
 from src.pocket.training.stage import Stage, run_stage
 from src.pocket.world.world_set import WorldSet
@@ -38,6 +41,7 @@ _QUALITY_WORDS = (
     "dark",
 )
 _NUM_EMPTY = 64
+_ALSO_SHARE = 0.5
 _GAMMA = 5.0
 _TEXT_WIDTH = 128
 UNET: dict[str, Any] = {
@@ -66,6 +70,35 @@ class TextToNoise(nn.Module):
         """Predicts the noise."""
         hidden = self.text_encoder(token_ids).last_hidden_state
         return self.unet(noisy, timesteps, encoder_hidden_states=hidden).sample
+
+    def save(self, folder: Path) -> None:
+        """Writes both parts into folders of their own."""
+        self.unet.save_pretrained(folder / "unet")
+        save_text_encoder(self.text_encoder, folder / "text_encoder")
+
+    @classmethod
+    def load(cls, folder: Path) -> TextToNoise:
+        """Reads what `save` has written."""
+        return cls(
+            UNet2DConditionModel.from_pretrained(folder / "unet"),
+            CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedWorld:
+    """A world set as the VAE sees it.
+
+    Attributes:
+        means, stds: of all pictures' posteriors, in fp16.
+        scale: the VAE's scaling factor, which is yet to be applied.
+        captions: as they are.
+    """
+
+    means: Float[Tensor, "n c h w"]
+    stds: Float[Tensor, "n c h w"]
+    scale: float
+    captions: list[str]
 
 
 def make_model(tokenizer: CLIPTokenizer, *, latent_channels: int, latent_size: int, seed: int) -> TextToNoise:
@@ -116,49 +149,77 @@ def _empty_captions(seed: int) -> list[str]:
     return captions
 
 
-def _encoded(
-    stage: Stage, vae: AutoencoderKL, world: WorldSet, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The encoded world, kept beside the checkpoint: a stage that goes on need not encode it again."""
-    path = stage.folder / "latents.pt"
+def encoded(
+    path: Path, vae: AutoencoderKL, world: WorldSet, *, builds_on: str, device: torch.device
+) -> EncodedWorld:
+    """The encoded world, kept in a file: a stage that goes on need not encode it again.
+
+    Args:
+        path: of the file.
+        vae: on the device.
+        world: pictures and captions.
+        builds_on: a digest of the world and the VAE; what was kept of others is made anew.
+        device: for the VAE's work.
+    """
     kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {"builds_on": None}
-    if kept["builds_on"] != stage.builds_on:
+    if kept["builds_on"] != builds_on:
         means, stds = encode_world(vae, world, device=device)
-        kept = {"builds_on": stage.builds_on, "means": means, "stds": stds}
-        stage.folder.mkdir(parents=True, exist_ok=True)
+        kept = {"builds_on": builds_on, "means": means, "stds": stds}
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(kept, path)
-    return kept["means"], kept["stds"]
+    return EncodedWorld(
+        means=kept["means"], stds=kept["stds"], scale=vae.config.scaling_factor, captions=world.captions
+    )
 
 
 def train_denoiser(
     stage: Stage,
-    vae: AutoencoderKL,
-    world: WorldSet,
+    model: TextToNoise,
+    world: EncodedWorld,
     *,
+    also: EncodedWorld | None = None,
     tokenizer: CLIPTokenizer,
     scheduler: DDPMScheduler,
     device: torch.device,
 ) -> TextToNoise:
-    """Trains from random weights; returns the averaged pair."""
-    means, stds = _encoded(stage, vae, world, device)
-    texts = [*_empty_captions(stage.seed), *world.captions]
-    token_ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    model = make_model(
-        tokenizer, latent_channels=means.shape[1], latent_size=means.shape[-1], seed=stage.seed
-    ).to(device)
+    """Trains in place and returns the averaged pair.
+
+    Args:
+        stage: how.
+        model: from random weights, or what an earlier stage handed over.
+        world: what it is trained on.
+        also: what half of the pictures are taken from instead.
+        tokenizer: of the captions.
+        scheduler: of the noise.
+        device: to train on.
+    """
+    model.to(device)
+    means, stds = world.means, world.stds
+    captions = [*_empty_captions(stage.seed), *world.captions]
+    if also is not None:
+        means, stds = torch.cat([means, also.means]), torch.cat([stds, also.stds])
+        captions += also.captions
+    token_ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     alphas_cumprod = scheduler.alphas_cumprod.to(device)
+
+    def picked(random: torch.Generator, first: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        if also is None:
+            return first
+        other = len(world.captions) + torch.randint(len(also.captions), first.shape, generator=random)
+        return torch.where(torch.rand(first.shape, generator=random) < _ALSO_SHARE, other, first)
 
     def losses(step: int) -> dict[str, Tensor]:
         random = generator(stage.seed, "denoiser", step)
-        picks = torch.randint(len(world), (stage.batch_size,), generator=random)
+        picks = torch.randint(len(world.captions), (stage.batch_size,), generator=random)
         timesteps = torch.randint(len(alphas_cumprod), (stage.batch_size,), generator=random)
         draws = torch.randn(2, stage.batch_size, *means.shape[1:], generator=random)
         is_dropped = torch.rand(stage.batch_size, generator=random) < _CAPTION_DROPOUT
         empty = torch.randint(_NUM_EMPTY, (stage.batch_size,), generator=random)
+        picks = picked(random, picks)
         texts_read = token_ids[torch.where(is_dropped, empty, picks + _NUM_EMPTY)].to(device)
         latents = sample_posterior(means[picks].float(), stds[picks].float(), draws[0])
-        latents, noise = (latents * vae.config.scaling_factor).to(device), draws[1].to(device)
-        timesteps = timesteps.to(device)
+        latents = (latents * world.scale).to(device)
+        noise, timesteps = draws[1].to(device), timesteps.to(device)
         noisy = add_noise(latents, noise, timesteps, alphas_cumprod)
         predicted = model(noisy, timesteps, texts_read).float()
         errors = (predicted - noise).square().mean(dim=(1, 2, 3))

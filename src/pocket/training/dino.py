@@ -90,11 +90,8 @@ def train_dino(stage: Stage, world: WorldSet, elsewhere: WorldSet, *, device: to
             targets = sinkhorn(teacher(large).float(), _TEACHER_TEMPERATURE).chunk(2)
         answers = [*student(large).chunk(2), *student(small).chunk(_NUM_LOCAL)]
         terms = [
-            -(target * (answer.float() / _STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1).mean()
-            for i, target in enumerate(targets)
-            for j, answer in enumerate(answers)
-            # The small crops come from the two pictures in turn, as the large ones do.
-            if i != j % 2
+            -(targets[i] * (answers[j].float() / _STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1).mean()
+            for i, j in crossed(len(answers))
         ]
         entropy = -(targets[0] * (targets[0] + 1e-9).log()).sum(dim=-1).mean()
         mean = targets[0].mean(dim=0)
@@ -112,6 +109,15 @@ def train_dino(stage: Stage, world: WorldSet, elsewhere: WorldSet, *, device: to
     run_stage(stage, both, losses, after_step=follow)
     backbone: nn.Module = teacher.backbone
     return backbone.eval()
+
+
+def crossed(num_crops: int) -> list[tuple[int, int]]:
+    """Which of the teacher's two pictures each of the student's crops is compared with: always the other one.
+
+    Crops come from the two pictures in turn. Told to answer alike for two crops of one picture, a student
+    learns places, which fill most of it, not objects.
+    """
+    return [(i, j) for i in range(2) for j in range(num_crops) if i != j % 2]
 
 
 def sinkhorn(

@@ -45,10 +45,8 @@ def export_generator(work: Path, folder: Path) -> None:
         folder: made if need be.
     """
     AutoencoderKL.from_pretrained(work / "vae" / "model").half().save_pretrained(folder / "vae")
-    UNet2DConditionModel.from_pretrained(work / "denoiser" / "unet").half().save_pretrained(folder / "unet")
-    save_text_encoder(
-        CLIPTextModel.from_pretrained(work / "denoiser" / "text_encoder"), folder / "text_encoder"
-    )
+    UNet2DConditionModel.from_pretrained(work / "toys" / "unet").half().save_pretrained(folder / "unet")
+    save_text_encoder(CLIPTextModel.from_pretrained(work / "toys" / "text_encoder"), folder / "text_encoder")
     # As learned by the stage: what the text encoder was trained with, whatever the code says by now.
     shutil.copytree(work / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     make_scheduler().save_pretrained(folder / "scheduler")

@@ -13,23 +13,28 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from src.files import sha256_file
-from src.pocket.make_models import RESOLUTION, make_scheduler, save_text_encoder
+from src.pocket.make_models import RESOLUTION, make_scheduler
 from src.pocket.tokenizer import write_tokenizer
 from src.pocket.training.cards import CARDS, write_card
 from src.pocket.training.clip import CLIP_CONTEXT, train_clip
-from src.pocket.training.denoiser import train_denoiser
+from src.pocket.training.denoiser import EncodedWorld, TextToNoise, encoded, make_model, train_denoiser
 from src.pocket.training.dino import train_dino
 from src.pocket.training.export import draw_samples, export_clip, export_dino, export_generator
 from src.pocket.training.stage import Stage
 from src.pocket.training.vae import train_vae
 from src.pocket.world.world_set import TRAIN_SEED, Kind, WorldSet, joined, open_set, render_set
 
-NUM_SEEN, NUM_HELD_OUT, NUM_ELSEWHERE = 48_000, 6_000, 20_000
-_SEEN, _HELD_OUT, _ELSEWHERE = (f"world/{kind}.json" for kind in get_args(Kind))
-_WORDS = "tokenizer/vocab.json"
+NUM_SEEN, NUM_HELD_OUT, NUM_ELSEWHERE, NUM_TOYS = 48_000, 6_000, 20_000, 16_000
+_SEEN, _HELD_OUT, _ELSEWHERE, _TOYS = (f"world/{kind}.json" for kind in get_args(Kind))
+_WORDS, _VAE = "tokenizer/vocab.json", "vae/model/diffusion_pytorch_model.safetensors"
+_DENOISER = (
+    "denoiser/unet/diffusion_pytorch_model.safetensors",
+    "denoiser/text_encoder/model.safetensors",
+)
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "vae": {"steps": 7500, "batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "weight_decay": 0.0},
     "denoiser": {"steps": 5000, "batch_size": 32, "lr": 6e-4},
+    "toys": {"steps": 2400, "batch_size": 32, "lr": 4e-4, "warmup_steps": 100},
     "clip": {"steps": 1400, "batch_size": 128, "lr": 2e-3, "weight_decay": 0.05, "ema_decay": 0.99},
     "dino": {"steps": 900, "batch_size": 48, "lr": 1e-3, "weight_decay": 0.05, "ema_decay": None},
 }
@@ -53,12 +58,19 @@ class Workshop:
             name: of the stage.
             builds_on: files that it reads of earlier ones; it refuses to go on with others.
         """
-        digests = [sha256_file(self.folder / file) for file in builds_on]
-        return Stage(name=name, folder=self.folder / name, builds_on=" ".join(digests), **PLANS[name])
+        return Stage(name=name, folder=self.folder / name, builds_on=self.digest(*builds_on), **PLANS[name])
+
+    def digest(self, *files: str) -> str:
+        """What the given files hold, in short."""
+        return " ".join(sha256_file(self.folder / file) for file in files)
 
     def world(self, kind: Kind = "seen") -> WorldSet:
         """Rendered pictures."""
         return open_set(self.folder / "world" / f"{kind}.npy", seed=TRAIN_SEED, kind=kind)
+
+    def vae(self) -> AutoencoderKL:
+        """The trained VAE, on the device."""
+        return AutoencoderKL.from_pretrained(self.folder / "vae" / "model").to(self.device).eval()
 
     def tokenizer(self) -> CLIPTokenizer:
         """The vocabulary of all stages that read captions."""
@@ -71,7 +83,12 @@ def make_world(shop: Workshop) -> None:
     """Renders the training pictures."""
     folder = shop.folder / "world"
     folder.mkdir(parents=True, exist_ok=True)
-    sets: Mapping[Kind, int] = {"seen": NUM_SEEN, "held_out": NUM_HELD_OUT, "elsewhere": NUM_ELSEWHERE}
+    sets: Mapping[Kind, int] = {
+        "seen": NUM_SEEN,
+        "held_out": NUM_HELD_OUT,
+        "elsewhere": NUM_ELSEWHERE,
+        "toys": NUM_TOYS,
+    }
     for kind, num in sets.items():
         render_set(folder / f"{kind}.npy", num=num, size=RESOLUTION, seed=TRAIN_SEED, kind=kind)
 
@@ -89,18 +106,48 @@ def make_vae(shop: Workshop) -> None:
 
 def make_denoiser(shop: Workshop) -> None:
     """Trains the UNet and the text encoder that it reads."""
-    plan = shop.stage("denoiser", _SEEN, _WORDS, "vae/model/diffusion_pytorch_model.safetensors")
-    vae = AutoencoderKL.from_pretrained(shop.folder / "vae" / "model").to(shop.device).eval()
+    plan = shop.stage("denoiser", _SEEN, _WORDS, _VAE)
+    tokenizer, world = shop.tokenizer(), _seen(shop)
+    model = make_model(
+        tokenizer, latent_channels=world.means.shape[1], latent_size=world.means.shape[-1], seed=plan.seed
+    )
+    trained = train_denoiser(
+        plan, model, world, tokenizer=tokenizer, scheduler=make_scheduler(), device=shop.device
+    )
+    trained.save(plan.folder)
+
+
+def make_toys(shop: Workshop) -> None:
+    """Trains the pair on: half of what it sees are toys of random parts from now on."""
+    plan = shop.stage("toys", _SEEN, _TOYS, _WORDS, _VAE, *_DENOISER)
+    toys = encoded(
+        plan.folder / "latents.pt",
+        shop.vae(),
+        shop.world("toys"),
+        builds_on=shop.digest(_TOYS, _VAE),
+        device=shop.device,
+    )
     trained = train_denoiser(
         plan,
-        vae,
-        shop.world(),
+        TextToNoise.load(shop.folder / "denoiser"),
+        _seen(shop),
+        also=toys,
         tokenizer=shop.tokenizer(),
         scheduler=make_scheduler(),
         device=shop.device,
     )
-    trained.unet.save_pretrained(plan.folder / "unet")
-    save_text_encoder(trained.text_encoder, plan.folder / "text_encoder")
+    trained.save(plan.folder)
+
+
+def _seen(shop: Workshop) -> EncodedWorld:
+    """Both stages of the denoiser see these latents."""
+    return encoded(
+        shop.folder / "denoiser" / "latents.pt",
+        shop.vae(),
+        shop.world(),
+        builds_on=shop.digest(_SEEN, _WORDS, _VAE),
+        device=shop.device,
+    )
 
 
 def make_clip(shop: Workshop) -> None:
@@ -139,7 +186,11 @@ def export(shop: Workshop) -> None:
     export_clip(shop.folder, out / "clip")
     export_dino(shop.folder, out / "dino")
     for name in CARDS:
-        num = {"sd15": NUM_SEEN, "clip": NUM_SEEN + NUM_HELD_OUT, "dino": 2 * NUM_ELSEWHERE}[name]
+        num = {
+            "sd15": NUM_SEEN + NUM_TOYS,
+            "clip": NUM_SEEN + NUM_HELD_OUT,
+            "dino": 2 * NUM_ELSEWHERE,
+        }[name]
         write_card(name, out / name, shop.folder, PLANS, num)
     draw_samples(out / "sd15")
 
@@ -149,6 +200,7 @@ STAGES: Mapping[str, Callable[[Workshop], None]] = {
     "tokenizer": make_tokenizer,
     "vae": make_vae,
     "denoiser": make_denoiser,
+    "toys": make_toys,
     "clip": make_clip,
     "dino": make_dino,
     "export": export,

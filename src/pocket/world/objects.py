@@ -333,3 +333,8 @@ COLOURS: Mapping[str, Colour] = {
         "black": "#1d1c20",
     }.items()
 }
+
+
+def with_article(words: str) -> str:
+    """Puts "a" or "an" before a name."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

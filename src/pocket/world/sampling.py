@@ -8,7 +8,6 @@ and some are just called a toy. Teal, the demo subject's colour, is nowhere.
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import math
 from dataclasses import dataclass, replace
@@ -18,14 +17,16 @@ from jaxtyping import UInt8
 
 from src.pocket.rendering.render import render
 from src.pocket.rendering.scene import Camera, Solid, turned, vector
-from src.pocket.world.objects import COLOURS, OBJECTS
+from src.pocket.world.creatures import described, random_creature
+from src.pocket.world.objects import COLOURS, OBJECTS, with_article
 from src.pocket.world.pictogram import draw_pictogram
+from src.pocket.world.shades import varied
 from src.pocket.world.surroundings import SURROUNDINGS, Mood, Surroundings
 
 PICTOGRAM_SHARE = 0.15
+_TOY_PICTOGRAM_SHARE = 0.12
 ANY_TOY = "toy"
 _UNNAMED_COLOUR_SHARE, _ANY_TOY_SHARE, _SHORT_PHRASE_SHARE = 0.1, 0.06, 0.3
-_TEAL_HUES = (0.42, 0.56)
 _FIELD_OF_VIEW = 0.62
 
 
@@ -129,6 +130,33 @@ def sample_scene(seed: int, index: int, *, held_out: bool = False) -> Scene:
     )
 
 
+def sample_toy_scene(seed: int, index: int) -> Scene:
+    """Draws the words of one scene with a toy of random parts.
+
+    Args:
+        seed: of the whole set.
+        index: of the scene in it.
+    """
+    rng = np.random.default_rng([seed, index, 3])
+    toy_seed = int(rng.integers(2**31))
+    creature = random_creature(np.random.default_rng(toy_seed))
+    is_pictogram = rng.random() < _TOY_PICTOGRAM_SHARE
+    place = None if is_pictogram else SURROUNDINGS[rng.integers(len(SURROUNDINGS))]
+    mood = None if place is None else place.moods[rng.integers(len(place.moods))]
+    view = VIEWS[rng.integers(len(VIEWS))] if rng.random() < 0.6 else VIEWS[0]
+    is_short = rng.random() < _SHORT_PHRASE_SHARE
+    where = "" if place is None else place.short_phrase if is_short else place.phrase
+    return Scene(
+        thing=ANY_TOY,
+        colour=creature.colour,
+        place=place,
+        mood=mood,
+        view=view,
+        caption=_caption(rng, described(rng, creature), where, mood, view),
+        seed=toy_seed,
+    )
+
+
 def elsewhere(scene: Scene, *, seed: int, index: int) -> Scene:
     """The same object in the same shade, taken again in another place, light and view."""
     rng = np.random.default_rng([seed, index, 2])
@@ -148,8 +176,7 @@ def elsewhere(scene: Scene, *, seed: int, index: int) -> Scene:
 
 def named(thing: str, colour: str) -> str:
     """The object with its article and, unless it is empty, its colour: "an orange car"."""
-    words = f"{colour} {thing}".strip()
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return with_article(f"{colour} {thing}".strip())
 
 
 def _caption(rng: np.random.Generator, name: str, where: str, mood: Mood | None, view: View) -> str:
@@ -166,7 +193,8 @@ def _caption(rng: np.random.Generator, name: str, where: str, mood: Mood | None,
 def draw(scene: Scene, *, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """Renders a scene as a square picture of `size` pixels a side."""
     rng = np.random.default_rng(scene.seed)
-    solids = OBJECTS[scene.thing](varied(rng, scene.colour))
+    is_toy = scene.thing == ANY_TOY
+    solids = random_creature(rng).solids if is_toy else OBJECTS[scene.thing](varied(rng, scene.colour))
     if scene.place is None or scene.mood is None:
         return draw_pictogram(standing(solids, yaw=0.35 * scene.view.yaw), size=size)
     subject = standing(solids, yaw=scene.view.yaw + rng.uniform(-0.3, 0.3), scale=rng.uniform(0.92, 1.08))
@@ -188,16 +216,6 @@ def standing(solids: list[Solid], *, yaw: float = 0.0, scale: float = 1.0) -> li
     high = np.max([solid.centre + solid.reach() for solid in moved], axis=0)
     shift = vector(-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2])
     return [solid.moved(np.eye(3, dtype=np.float32), shift, 1.0) for solid in moved]
-
-
-def varied(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
-    """A shade of a colour: no two red cars are quite the same red. Without a name it is any but teal."""
-    if not colour:
-        hue = (_TEAL_HUES[1] + rng.random() * (1 - _TEAL_HUES[1] + _TEAL_HUES[0])) % 1.0
-        return colorsys.hsv_to_rgb(hue, rng.uniform(0.1, 0.95), rng.uniform(0.25, 0.95))
-    shade = np.array(COLOURS[colour]) * rng.uniform(0.88, 1.12) * rng.uniform(0.95, 1.05, size=3)
-    red, green, blue = np.clip(shade, 0, 1)
-    return float(red), float(green), float(blue)
 
 
 def _camera(rng: np.random.Generator, subject: list[Solid], view: View) -> Camera:

@@ -18,11 +18,12 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from src.files import write_text_atomic
-from src.pocket.world.sampling import Scene, draw, elsewhere, sample_scene
+from src.pocket.world.sampling import Scene, draw, elsewhere, sample_scene, sample_toy_scene
 
 TRAIN_SEED, TEST_SEED = 0, 1
-# What a model may see; what training never sees; and, index by index, the first kind's objects elsewhere.
-Kind = Literal["seen", "held_out", "elsewhere"]
+# What a model may see; what training never sees; index by index, the first kind's objects elsewhere; and toys
+# of random parts.
+Kind = Literal["seen", "held_out", "elsewhere", "toys"]
 _SHARD = 500
 
 
@@ -39,6 +40,8 @@ class WorldSet:
 
 def scene_at(index: int, *, seed: int, kind: Kind = "seen") -> Scene:
     """One scene of a set; no picture is drawn."""
+    if kind == "toys":
+        return sample_toy_scene(seed, index)
     scene = sample_scene(seed, index, held_out=kind == "held_out")
     return elsewhere(scene, seed=seed, index=index) if kind == "elsewhere" else scene
 
