@@ -28,10 +28,21 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "or_else", lambda value, default: default if value is None else value, replace=True
     )
-    # A value that speaks of one model's folder, and of no other that takes its place.
     OmegaConf.register_new_resolver(
-        "if_same_path", lambda path, own, value: value if _is_same_path(path, own) else None, replace=True
+        "if_set", lambda other, value, default: default if other is None else value, replace=True
     )
+    OmegaConf.register_new_resolver("suggested", _suggested, replace=True)
+
+
+def _suggested(key: str, default: Any, *, _root_: DictConfig) -> Any:
+    """What the base model suggests for a key, else the default.
+
+    A suggestion speaks of one folder, if it names one, and not of a model that takes its place.
+    """
+    model = _root_.model
+    value = model.suggested[key]
+    is_meant = model.suggested_for is None or _is_same_path(model.path, model.suggested_for)
+    return default if value is None or not is_meant else value
 
 
 def _is_same_path(path: str | None, other: str) -> bool:

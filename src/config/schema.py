@@ -30,6 +30,20 @@ SAMPLERS = ("dpmpp_2m", "euler", "ddim", "unipc")
 
 
 @dataclass(slots=True, kw_only=True)
+class SuggestedConfig:
+    """Values for keys of the same names that are not given; None is no suggestion. Checked where they go."""
+
+    token_embedding: str | None = None
+    target_modules: list[str] | None = None
+    batch_size: int | None = None
+    max_steps: int | None = None
+    lr: float | None = None
+    lr_token_embedding: float | None = None
+    schedule: str | None = None
+    warmup_steps: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
 class ModelConfig:
     """The base model."""
 
@@ -40,9 +54,9 @@ class ModelConfig:
     revision: str | None = None
     variant: str | None = None
     dvc: str | None = None
-    # What the model learns best with; defaults of optimizer ask here first.
-    suggested_lr: float | None = None
-    suggested_lr_token_embedding: float | None = None
+    # What the model learns best with; defaults of adapter, trainer and optimizer ask here first.
+    suggested: SuggestedConfig = field(default_factory=SuggestedConfig)
+    suggested_for: str | None = None
 
     def __post_init__(self) -> None:
         require_choice("model.architecture", self.architecture, ARCHITECTURES)

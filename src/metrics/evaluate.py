@@ -224,14 +224,18 @@ def score_lines(scores: Sequence[Score]) -> list[str]:
 def words_for_clip(text: str, *, placeholder: str | None, class_word: str) -> str:
     """The prompt as CLIP should read it: it cannot know the placeholder, so the class word stands for it.
 
-    DreamBench scores prompts in the same way: "a backpack on the beach", without the rare token.
+    It is not said twice where it follows the placeholder. DreamBench scores prompts in the same way: "a backpack
+    on the beach", without the rare token.
 
     >>> words_for_clip("a photo of sksToy, sksToys", placeholder="sksToy", class_word="toy")
     'a photo of toy, sksToys'
+    >>> words_for_clip("a photo of sksToy toy", placeholder="sksToy", class_word="toy")
+    'a photo of toy'
     """
     if not placeholder:
         return text
-    return re.sub(rf"(?<!\w){re.escape(placeholder)}(?!\w)", lambda _: class_word, text)
+    name = rf"(?<!\w){re.escape(placeholder)}(?: {re.escape(class_word)})?(?!\w)"
+    return re.sub(name, lambda _: class_word, text)
 
 
 def _text(value: float | None) -> str:

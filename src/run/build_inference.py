@@ -35,7 +35,8 @@ def base_model_config(config: InferenceConfig, source: AdapterSource) -> ModelCo
         return config.model
     run = source.run_config()
     if run is not None:
-        return ModelConfig(**run["model"])
+        # What it suggests is for training.
+        return ModelConfig(**{key: value for key, value in run["model"].items() if "suggested" not in key})
     header = _header(source.path)
     path = header.get("metadata", {}).get("darkroom.base_model")
     if not path:

@@ -55,7 +55,39 @@ def test_a_models_suggested_rates_hold_for_it_and_no_other():
     assert rates("model=sd15") == rates("model=sdxl") == rates("model=pocket_sdxl") == usual
     assert rates("model.path=/models/sdxl.safetensors") == usual
     assert rates("optimizer.lr=0.5")[0] == 0.5
-    assert rates("model.path=/models/x", "model.suggested_lr=0.25") == (0.25, usual[1])
+    own = ("model.path=/models/x", "model.suggested.lr=0.25")
+    assert rates(*own) == usual
+    assert rates(*own, "model.suggested_for=/models/x", "model.suggested.lr_token_embedding=null") == (
+        0.25,
+        5e-4,
+    )
+
+
+def test_the_default_adapter_suits_the_model_and_the_data():
+    def adapter(*overrides):
+        return checked("train", *overrides).adapter
+
+    attention = ["to_q", "to_k", "to_v", "to_out.0"]
+    assert adapter().token_embedding == "train"
+    assert set(adapter().target_modules) > set(attention)
+    assert adapter("dataset.placeholder=null").token_embedding == "frozen"
+    for plain in (("model=sd15",), ("model.path=/models/x",), ("adapter=lora",)):
+        assert (adapter(*plain).token_embedding, adapter(*plain).target_modules) == ("frozen", attention)
+    assert adapter("adapter.token_embedding=frozen").token_embedding == "frozen"
+
+
+def test_steps_and_schedule_suit_the_model():
+    def plan(*overrides):
+        config = checked("train", *overrides)
+        return (config.trainer.batch_size, config.trainer.max_steps, config.optimizer.schedule)
+
+    assert plan() != plan("model=sd15") == plan("model.path=/models/x") == (4, 300, "constant")
+    assert plan("trainer.batch_size=2", "trainer.max_steps=5", "optimizer.schedule=linear") == (
+        2,
+        5,
+        "linear",
+    )
+    assert plan("trainer.num_epochs=3")[1] is None
 
 
 def test_num_epochs_replaces_the_default_number_of_steps():
@@ -68,7 +100,9 @@ def test_num_epochs_replaces_the_default_number_of_steps():
 
 def test_the_sample_prompts_speak_of_the_placeholder_or_else_the_class_word():
     assert (
-        checked("train", "dataset.placeholder=mybear").dataset.prompts[0].startswith("a photo of mybear on")
+        checked("train", "dataset.placeholder=mybear")
+        .dataset.prompts[0]
+        .startswith("a photo of mybear toy on")
     )
     nameless = checked("train", "dataset.placeholder=null", "dataset.class_word=bear").dataset.prompts
-    assert nameless[-1] == "a painting of a bear"
+    assert nameless[-1] == "a pictogram of a bear"

@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sdxl_pivotal": ("model=pocket_sdxl", "adapter=pivotal"),
     "sdxl_text": ("model=pocket_sdxl", "adapter=lora_text", "adapter.text_encoder_2=lora"),
 }
-PROMPTS = ["a photo of sksToy on a wooden table", "a painting of sksToy"]
+PROMPTS = ["a photo of sksToy on a wooden table", "a pictogram of sksToy"]
 ONE_IMAGE = (f"prompts=[{PROMPTS[0]}]", "num_images=1", "num_steps=2")
 SAMPLING = (f"prompts=[{','.join(PROMPTS)}]", "num_steps=4", "num_images=2", "inference.batch_size=3")
 

@@ -121,6 +121,7 @@ def test_the_seed_fixes_the_interval(dino, reference):
         ("a photo of sksToy on a table", "a photo of toy on a table"),
         ("sksToy, and sksToys", "toy, and sksToys"),
         ("nothing", "nothing"),
+        ("a sksToy toy, a sksToy toyland", "a toy, a toy toyland"),
     ],
 )
 def test_clip_reads_the_class_word(text, expected):

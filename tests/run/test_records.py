@@ -46,7 +46,8 @@ def test_what_changes_the_numbers_that_come_next(override):
 
 def test_what_may_change():
     assert agreement("optimizer.lr=1e-3", "trainer.max_steps=9", "trainer.num_workers=2") == agreement()
-    assert agreement("trainer.batch_size=2", num_processes=2) == agreement()
+    two_processes = agreement("trainer.batch_size=2", num_processes=2)
+    assert two_processes == agreement("trainer.batch_size=4")
 
 
 def test_no_secret_is_written(tmp_path):

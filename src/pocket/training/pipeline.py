@@ -34,7 +34,7 @@ _DENOISER = (
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "vae": {"steps": 7500, "batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "weight_decay": 0.0},
     "denoiser": {"steps": 5000, "batch_size": 32, "lr": 6e-4},
-    "toys": {"steps": 2400, "batch_size": 32, "lr": 4e-4, "warmup_steps": 100},
+    "toys": {"steps": 7200, "batch_size": 32, "lr": 4e-4, "warmup_steps": 100, "cycle_steps": 2400},
     "clip": {"steps": 1400, "batch_size": 128, "lr": 2e-3, "weight_decay": 0.05, "ema_decay": 0.99},
     "dino": {"steps": 900, "batch_size": 48, "lr": 1e-3, "weight_decay": 0.05, "ema_decay": None},
 }

@@ -40,10 +40,11 @@ class Stage:
         batch_size: images in one step.
         lr: the peak learning rate of AdamW; warm-up is linear, then it follows a half cosine to zero.
         warmup_steps: steps until the peak.
+        cycle_steps: of the first cosine, each further one being twice as long (SGDR, Loshchilov & Hutter 2017,
+            arXiv 1608.03983); None for one cosine over all steps.
         weight_decay: AdamW's.
         ema_decay: of the weights' moving average, which is what the stage hands over; None for the weights.
         seed: of initial weights and batches.
-        bf16: whether the losses are computed in bf16 where autocast allows it; weights stay in fp32.
         builds_on: a digest of what the stage takes from earlier ones.
     """
 
@@ -53,10 +54,10 @@ class Stage:
     batch_size: int
     lr: float
     warmup_steps: int = 200
+    cycle_steps: int | None = None
     weight_decay: float = 0.01
     ema_decay: float | None = 0.999
     seed: int = 0
-    bf16: bool = True
     builds_on: str = ""
 
     @property
@@ -68,8 +69,11 @@ class Stage:
         """The share of the peak learning rate at a step, from 0 on."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        start, length = 0, self.cycle_steps or self.steps
+        while self.cycle_steps is not None and step >= start + length:
+            start, length = start + length, 2 * length
+        end, start = start + length, max(start, self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(1, end - start))))
 
 
 def run_stage(
@@ -103,7 +107,7 @@ def run_stage(
         for step in range(state["step"], stage.steps):
             for group in optimizer.param_groups:
                 group["lr"] = stage.lr * stage.lr_factor(step)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=stage.bf16):
+            with torch.autocast(device.type, dtype=torch.bfloat16):
                 parts = losses(step)
             optimizer.zero_grad()
             parts["loss"].backward()
