@@ -224,8 +224,8 @@ def score_lines(scores: Sequence[Score]) -> list[str]:
 def words_for_clip(text: str, *, placeholder: str | None, class_word: str) -> str:
     """The prompt as CLIP should read it: it cannot know the placeholder, so the class word stands for it.
 
-    It is not said twice where it follows the placeholder. DreamBench scores prompts in the same way: "a backpack
-    on the beach", without the rare token.
+    It is not said twice where it follows the placeholder. DreamBench scores prompts in the same way: "a
+    backpack on the beach", without the rare token.
 
     >>> words_for_clip("a photo of sksToy, sksToys", placeholder="sksToy", class_word="toy")
     'a photo of toy, sksToys'

@@ -97,7 +97,11 @@ def _save_lora(
 ) -> Path:
     arguments: dict[str, Any] = {}
     for name, component in adapted.items():
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(component))
+        # The UNet's layers keep peft's names (lora_A, lora_B). diffusers' older ones exist for attention only,
+        # and its loader takes the first name for all: from a file of both kinds it drops one in silence.
+        layers = get_peft_model_state_dict(component)
+        if name != "unet":
+            layers = convert_state_dict_to_diffusers(layers)
         if name == "text_encoder":
             # The published names; newer transformers have dropped the prefix, and loaders take both.
             layers = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in layers.items()}

@@ -29,7 +29,8 @@ SETTINGS = (
     *("adapter.rank=4", "adapter.alpha=6"),
 )
 KINDS: dict[str, tuple[str, ...]] = {
-    "lora": (),
+    "lora": ("adapter=lora",),
+    "default": (),
     "pivotal": ("adapter=pivotal",),
     "lora_text": ("adapter=lora_text",),
     "full": ("adapter=full",),
@@ -117,7 +118,7 @@ def assert_same(drawn: dict[str, np.ndarray], folder: Path) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("lora", "pivotal", "lora_text", "sdxl_pivotal"),
+        *("lora", "default", "pivotal", "lora_text", "sdxl_pivotal"),
         *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sdxl", "sdxl_text")),
     ],
 )

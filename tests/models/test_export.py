@@ -102,9 +102,9 @@ def test_kohyas_form_loads(architecture, request, tmp_path):
     save_adapter(model, tmp_path, metadata={})
     state = {}
     for name, tensor in load_file(tmp_path / LORA_FILE).items():
-        place, _, end = name.removeprefix("unet.").rpartition(".lora.")
+        place, _, end = name.removeprefix("unet.").rpartition(".lora_")
         key = f"lora_unet_{place.replace('.', '_')}"
-        state[f"{key}.lora_{end}"] = tensor
+        state[f"{key}.lora_{ {'A.weight': 'down', 'B.weight': 'up'}[end] }.weight"] = tensor
         state[f"{key}.alpha"] = torch.tensor(6.0)
     save_file(state, tmp_path / "kohya.safetensors")
     loaded = load_model(str(pocket))

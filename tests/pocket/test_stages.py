@@ -288,3 +288,14 @@ def test_dinos_student_is_never_asked_about_the_teachers_own_picture(tmp_path, m
     assert len(teacher) == 2
     for i, j in crossed(len(crops_of)):
         assert teacher[i] != crops_of[j]
+
+
+def test_the_learning_rate_rises_once_and_falls_in_every_cycle(tmp_path) -> None:
+    single = stage(tmp_path, steps=100, warmup_steps=10)
+    cycles = stage(tmp_path, steps=700, warmup_steps=10, cycle_steps=100)
+    assert [cycles.lr_factor(step) for step in range(100)] == [single.lr_factor(step) for step in range(100)]
+    assert single.lr_factor(0) == pytest.approx(0.1)
+    for start, length in ((10, 90), (100, 200), (300, 400)):
+        assert cycles.lr_factor(start) == 1
+        assert cycles.lr_factor(start + length // 2) == pytest.approx(0.5)
+        assert cycles.lr_factor(start + length - 1) < 0.01

@@ -40,8 +40,8 @@ class Stage:
         batch_size: images in one step.
         lr: the peak learning rate of AdamW; warm-up is linear, then it follows a half cosine to zero.
         warmup_steps: steps until the peak.
-        cycle_steps: of the first cosine, each further one being twice as long (SGDR, Loshchilov & Hutter 2017,
-            arXiv 1608.03983); None for one cosine over all steps.
+        cycle_steps: of the first cosine, each further one being twice as long (SGDR, Loshchilov & Hutter
+            2017, arXiv 1608.03983); None for one cosine over all steps.
         weight_decay: AdamW's.
         ema_decay: of the weights' moving average, which is what the stage hands over; None for the weights.
         seed: of initial weights and batches.
