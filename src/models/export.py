@@ -97,8 +97,8 @@ def _save_lora(
 ) -> Path:
     arguments: dict[str, Any] = {}
     for name, component in adapted.items():
-        # The UNet's layers keep peft's names (lora_A, lora_B). diffusers' older ones exist for attention only,
-        # and its loader takes the first name for all: from a file of both kinds it drops one in silence.
+        # The UNet's layers keep peft's names (lora_A, lora_B). diffusers' older ones exist for attention
+        # only, and its loader takes the first name for all: of a file of both kinds it drops one in silence.
         layers = get_peft_model_state_dict(component)
         if name != "unet":
             layers = convert_state_dict_to_diffusers(layers)

@@ -104,7 +104,8 @@ def test_kohyas_form_loads(architecture, request, tmp_path):
     for name, tensor in load_file(tmp_path / LORA_FILE).items():
         place, _, end = name.removeprefix("unet.").rpartition(".lora_")
         key = f"lora_unet_{place.replace('.', '_')}"
-        state[f"{key}.lora_{ {'A.weight': 'down', 'B.weight': 'up'}[end] }.weight"] = tensor
+        direction = {"A.weight": "down", "B.weight": "up"}[end]
+        state[f"{key}.lora_{direction}.weight"] = tensor
         state[f"{key}.alpha"] = torch.tensor(6.0)
     save_file(state, tmp_path / "kohya.safetensors")
     loaded = load_model(str(pocket))
