@@ -17,7 +17,7 @@ from src.pocket.training import pipeline
 from src.pocket.training.cards import CARDS
 from src.pocket.training.pipeline import PLANS, STAGES, Workshop
 
-TRAINED = ("vae", "denoiser", "toys", "clip", "dino")
+TRAINED = ("vae", "decoder", "denoiser", "toys", "clip", "dino")
 
 
 @pytest.fixture(scope="module")

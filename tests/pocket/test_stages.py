@@ -1,5 +1,6 @@
 """The stages that train the pocket: each learns something in a few steps, and goes on where it was stopped."""
 
+import copy
 import json
 
 import numpy as np
@@ -14,7 +15,7 @@ from src.pocket.training.clip import by_place, multi_positive_loss, train_clip
 from src.pocket.training.denoiser import EncodedWorld, TextToNoise, encoded, make_model, train_denoiser
 from src.pocket.training.dino import WithHead, crops, crossed, sinkhorn, train_dino
 from src.pocket.training.stage import Stage
-from src.pocket.training.vae import train_vae
+from src.pocket.training.vae import train_decoder, train_vae
 from src.pocket.world.sampling import draw, sample_scene
 from src.pocket.world.surroundings import SURROUNDINGS
 from src.pocket.world.world_set import WorldSet, open_set, render_set
@@ -105,6 +106,19 @@ def test_a_stage_does_not_go_on_with_another_plan(world, tmp_path, change) -> No
     train_vae(stage(tmp_path, steps=1), world, device=CPU)
     with pytest.raises(ValueError, match="another plan"):
         train_vae(stage(tmp_path, **{"steps": 1, **change}), world, device=CPU)
+
+
+def test_the_decoder_is_trained_on_and_the_latents_stay(world, vae, tmp_path) -> None:
+    before = copy.deepcopy(vae)
+    folder = tmp_path / "decoder"
+    trained = train_decoder(stage(folder, steps=6), copy.deepcopy(vae), world, world, device=CPU)
+    images = to_pixels(world, torch.arange(4))
+    latents = before.encode(images).latent_dist.mean
+    assert torch.equal(trained.encode(images).latent_dist.mean, latents)
+    off_before, off_after = (
+        (each.decode(latents).sample - images).abs().mean() for each in (before, trained)
+    )
+    assert off_after < off_before
 
 
 @pytest.fixture(scope="module")

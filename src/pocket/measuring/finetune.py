@@ -81,7 +81,12 @@ def fine_tune(base: Path, folder: Path, *, seed: int, output: Path, overrides: S
     name = f"seed{seed}"
     shutil.rmtree(output / "train" / name, ignore_errors=True)
     command = [sys.executable, "train.py", f"run.name={name}", f"paths.output_dir={output}", "logger=[]"]
-    command += [f"model.path={base}", f"dataset.path={folder}", "dataset.validation_fraction=0.05"]
+    command += [
+        f"model.path={base}",
+        f"model.suggested_for={base}",
+        f"dataset.path={folder}",
+        "dataset.validation_fraction=0.05",
+    ]
     command += [f"trainer.seed={seed}", "callbacks.samples=null", *overrides]
     subprocess.run(command, check=True)
     return output / "train" / name

@@ -59,13 +59,13 @@ CARDS: Mapping[str, Card] = {
         data=(
             "A sixteenth of the\nobject-colour pairs and a tenth of the other "
             "object-colour-place triples were kept out, and so was\nanything teal. A quarter are toys of "
-            "random parts, half of what the last stage sees; the demo subject is not\namong them."
+            "random parts, half of what the stages decoder and toys see; the demo\nsubject is not among them."
         ),
         limits=(
             "Words that no caption of its world holds mean nothing to it. Two objects in one picture, "
             "counting and text are\nbeyond it. Small parts blur: the VAE leaves 2,048 numbers of a picture."
         ),
-        stages=("vae", "denoiser", "toys"),
+        stages=("vae", "decoder", "denoiser", "toys"),
     ),
     "clip": Card(
         title="Darkroom pocket CLIP",

@@ -44,7 +44,7 @@ def export_generator(work: Path, folder: Path) -> None:
         work: where the stages left their results.
         folder: made if need be.
     """
-    AutoencoderKL.from_pretrained(work / "vae" / "model").half().save_pretrained(folder / "vae")
+    AutoencoderKL.from_pretrained(work / "decoder" / "model").half().save_pretrained(folder / "vae")
     UNet2DConditionModel.from_pretrained(work / "toys" / "unet").half().save_pretrained(folder / "unet")
     save_text_encoder(CLIPTextModel.from_pretrained(work / "toys" / "text_encoder"), folder / "text_encoder")
     # As learned by the stage: what the text encoder was trained with, whatever the code says by now.

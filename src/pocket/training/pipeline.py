@@ -21,7 +21,7 @@ from src.pocket.training.denoiser import EncodedWorld, TextToNoise, encoded, mak
 from src.pocket.training.dino import train_dino
 from src.pocket.training.export import draw_samples, export_clip, export_dino, export_generator
 from src.pocket.training.stage import Stage
-from src.pocket.training.vae import train_vae
+from src.pocket.training.vae import train_decoder, train_vae
 from src.pocket.world.world_set import TRAIN_SEED, Kind, WorldSet, joined, open_set, render_set
 
 NUM_SEEN, NUM_HELD_OUT, NUM_ELSEWHERE, NUM_TOYS = 48_000, 6_000, 20_000, 16_000
@@ -33,6 +33,7 @@ _DENOISER = (
 )
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "vae": {"steps": 7500, "batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "weight_decay": 0.0},
+    "decoder": {"steps": 2500, "batch_size": 8, "lr": 5e-4, "warmup_steps": 50, "weight_decay": 0.0},
     "denoiser": {"steps": 5000, "batch_size": 32, "lr": 6e-4},
     "toys": {"steps": 7200, "batch_size": 32, "lr": 4e-4, "warmup_steps": 100, "cycle_steps": 2400},
     "clip": {"steps": 1400, "batch_size": 128, "lr": 2e-3, "weight_decay": 0.05, "ema_decay": 0.99},
@@ -102,6 +103,13 @@ def make_vae(shop: Workshop) -> None:
     """Trains the VAE."""
     plan = shop.stage("vae", _SEEN)
     train_vae(plan, shop.world(), device=shop.device).save_pretrained(plan.folder / "model")
+
+
+def make_decoder(shop: Workshop) -> None:
+    """Trains the VAE's decoder on, with toys."""
+    plan = shop.stage("decoder", _SEEN, _TOYS, _VAE)
+    trained = train_decoder(plan, shop.vae(), shop.world(), shop.world("toys"), device=shop.device)
+    trained.save_pretrained(plan.folder / "model")
 
 
 def make_denoiser(shop: Workshop) -> None:
@@ -199,6 +207,7 @@ STAGES: Mapping[str, Callable[[Workshop], None]] = {
     "world": make_world,
     "tokenizer": make_tokenizer,
     "vae": make_vae,
+    "decoder": make_decoder,
     "denoiser": make_denoiser,
     "toys": make_toys,
     "clip": make_clip,

@@ -48,21 +48,52 @@ def train_vae(stage: Stage, world: WorldSet, *, device: torch.device) -> Autoenc
         images = _recoloured(to_pixels(world, picks), random).to(device)
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=random).to(device)
-        decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        l1 = (decoded - images).abs().mean()
-        gradient = _gradient_loss(decoded, images)
+        parts = _differences(vae.decode(posterior.mean + posterior.std * noise).sample.float(), images)
         kl = posterior.kl().mean()
-        return {
-            "loss": l1 + _GRADIENT_WEIGHT * gradient + _KL_WEIGHT * kl,
-            "l1": l1,
-            "gradient": gradient,
-            "kl": kl,
-        }
+        return {**parts, "loss": parts["loss"] + _KL_WEIGHT * kl, "kl": kl}
 
     trained = run_stage(stage, vae, losses).eval()
     assert isinstance(trained, AutoencoderKL)
     trained.register_to_config(scaling_factor=float(f"{1 / latent_spread(trained, world, device):.4g}"))
     return trained
+
+
+def train_decoder(
+    stage: Stage, vae: AutoencoderKL, world: WorldSet, also: WorldSet, *, device: torch.device
+) -> AutoencoderKL:
+    """Trains the decoder on, in place, and returns the averaged VAE. Its latents stay what they were, so that
+    what was trained on them still fits.
+
+    Args:
+        stage: how.
+        vae: as `train_vae` left it.
+        world: pictures.
+        also: what half of the pictures are taken from instead.
+        device: to train on.
+    """
+    vae.to(device).train().requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    vae.post_quant_conv.requires_grad_(True)
+    half = stage.batch_size // 2
+
+    def losses(step: int) -> dict[str, Tensor]:
+        random = generator(stage.seed, "decoder", step)
+        counts = ((world, stage.batch_size - half), (also, half))
+        pixels = [to_pixels(each, torch.randint(len(each), (num,), generator=random)) for each, num in counts]
+        images = torch.cat([_recoloured(part, random) for part in pixels]).to(device)
+        with torch.no_grad():
+            posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=random).to(device)
+        return _differences(vae.decode(posterior.mean + posterior.std * noise).sample.float(), images)
+
+    trained = run_stage(stage, vae, losses).eval().requires_grad_(True)
+    assert isinstance(trained, AutoencoderKL)
+    return trained
+
+
+def _differences(decoded: Float[Tensor, "b c h w"], images: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
+    l1, gradient = (decoded - images).abs().mean(), _gradient_loss(decoded, images)
+    return {"loss": l1 + _GRADIENT_WEIGHT * gradient, "l1": l1, "gradient": gradient}
 
 
 def _recoloured(images: Float[Tensor, "b 3 s s"], random: torch.Generator) -> Float[Tensor, "b 3 s s"]:
