@@ -50,7 +50,7 @@ class _Paint:
 
 @dataclass(frozen=True, slots=True)
 class _Torso:
-    """An ellipsoid and, if it has one, the head on it: what all parts are fixed to."""
+    """An ellipsoid and the head on it: what all parts are fixed to."""
 
     radii: Triple
     height: float
@@ -60,7 +60,7 @@ class _Torso:
     def front(self, x: float, z: float) -> float:
         """The y of what is seen from the front at (x, z)."""
         depths = [
-            _front((0.0, 0.0, height), radii, x, z)
+            _front(radii, x, z - height)
             for radii, height in ((self.radii, self.height), (self.head_radii, self.head_height))
         ]
         return min(depths)
@@ -71,8 +71,9 @@ class _Torso:
         return self.head_height + self.head_radii[2]
 
 
-def _front(centre: tuple[float, float, float], radii: Triple, x: float, z: float) -> float:
-    inside = 1 - (x / radii[0]) ** 2 - ((z - centre[2]) / radii[2]) ** 2
+def _front(radii: Triple, x: float, z: float) -> float:
+    """The y of an ellipsoid's front at (x, z) from its centre."""
+    inside = 1 - (x / radii[0]) ** 2 - (z / radii[2]) ** 2
     return -radii[1] * math.sqrt(max(0.0, inside))
 
 
@@ -85,7 +86,7 @@ def random_creature(rng: np.random.Generator) -> Creature:
     features: list[str] = []
     parts = (_belly, _face, _head_gear, _arms, _feet, _tail, _crest)
     for part in parts:
-        # Toys of few colours are as common as motley ones.
+        # Some parts share a colour.
         paint = second if rng.random() < 0.3 else _paint(rng)
         phrase, made = part(rng, torso, body, paint)
         features += [phrase] if phrase else []
@@ -311,7 +312,7 @@ def _crest(rng: np.random.Generator, torso: _Torso, body: _Paint, paint: _Paint)
             ball(
                 (
                     x * torso.radii[0],
-                    -0.8 * _front((0, 0, 0), torso.radii, x * torso.radii[0], z * up),
+                    -0.8 * _front(torso.radii, x * torso.radii[0], z * up),
                     torso.height + z * up,
                 ),
                 (0.17, 0.17, 0.17),

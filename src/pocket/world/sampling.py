@@ -3,7 +3,8 @@
 What is drawn is a pure function of (seed, index). Some combinations are never drawn for training, so that a
 model can be asked for what it never saw: a sixteenth of all (object, colour) pairs, and a tenth of the
 (object, colour, place) triples of the others. Some objects have a colour without a name, as most things have,
-and some are just called a toy. Teal, the demo subject's colour, is nowhere.
+and some are just called a toy. Beside them are toys of random parts (creatures.py). Teal, the demo subject's
+colour, is nowhere.
 """
 
 from __future__ import annotations

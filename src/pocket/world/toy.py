@@ -1,8 +1,8 @@
 """The invented toy of the demo photos, called sksToy.
 
 A round teal creature with a cream belly, yellow boots, lilac mittens, a large and a small eye, two uneven
-antennae with orange balls and a tail striped in magenta and cream. Nothing else looks like it, so a model
-cannot know it before it is fine-tuned. All its parts are large, to show in pictures of 64 pixels.
+antennae with orange balls and a tail striped in magenta and cream. The world's toys of random parts have
+boots and tails as well; none of them is teal. All its parts are large, to show in pictures of 64 pixels.
 """
 
 from __future__ import annotations
