@@ -21,6 +21,8 @@ JOB_FILE = "job.json"
 TABLE_FILE = "results.md"
 RUNNING, COMPLETED, FAILED, STOPPED = "running", "completed", "failed", "stopped"
 OBJECTIVE = "best_validation_loss"
+# Swept keys below these change which photos are held out, or the model that is asked.
+_OTHER_LOSS = frozenset({"dataset", "model", "experiment"})
 _MAX_CHECKED = 16  # values of one key; each takes a tenth of a second
 _KILLED = "its process ended without a word: killed, or out of memory"
 
@@ -160,19 +162,25 @@ def format_table(rows: Sequence[tuple[str, Row]]) -> str:
         for (name, row), text in zip(rows, texts, strict=True)
     ]
     lines = [_grid([["job", *swept, "status", *columns], *body])]
-    best = min(
-        (row for row in rows if OBJECTIVE in row[1]["results"]),
-        key=lambda row: row[1]["results"][OBJECTIVE],
-        default=None,
-    )
-    if best is not None:
-        values = " ".join(f"{key}={_short(value)}" for key, value in best[1]["swept"].items())
-        lines.append(f"Lowest validation loss: {best[1]['results'][OBJECTIVE]:.5g}, job {best[0]} ({values})")
+    if best := _best(rows, swept):
+        lines.append(best)
     if same:
         lines.append(f"Same in all jobs: {', '.join(f'{name} {completed[0][name]}' for name in same)}")
     if notes := _notes(rows):
         lines.append(notes)
     return "\n\n".join(lines) + "\n"
+
+
+def _best(rows: Sequence[tuple[str, Row]], swept: Sequence[str]) -> str | None:
+    """The job with the lowest validation loss, where all losses are of the same photos and base model."""
+    compared = [row for row in rows if OBJECTIVE in row[1]["results"]]
+    if not compared:
+        return None
+    if apart := [key for key in swept if key.lstrip("+").split(".")[0] in _OTHER_LOSS]:
+        return f"No job is called the best: with another {' and '.join(apart)}, losses do not compare."
+    name, row = min(compared, key=lambda row: float(row[1]["results"][OBJECTIVE]))
+    values = " ".join(f"{key}={_short(value)}" for key, value in row["swept"].items())
+    return f"Lowest validation loss: {row['results'][OBJECTIVE]:.5g}, job {name} ({values})"
 
 
 def _short(value: str) -> str:

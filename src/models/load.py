@@ -130,7 +130,7 @@ def _require_architecture(path: str, found: Architecture, asked_for: str) -> Non
 
 
 def _local_path(path: str, *, revision: str | None, variants: Sequence[str], key: str) -> Path:
-    place = Path(path).expanduser()
+    place = Path(path)
     if place.exists():
         return place
     if is_hub_id(path):

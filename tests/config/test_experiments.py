@@ -76,6 +76,16 @@ def test_the_default_adapter_suits_the_model_and_the_data():
     assert adapter("adapter.token_embedding=frozen").token_embedding == "frozen"
 
 
+@pytest.mark.parametrize("option", options("adapter"))
+def test_alpha_follows_the_rank_unless_given(option):
+    def scale(*overrides):
+        adapter = checked("train", f"adapter={option}", *overrides).adapter
+        return adapter.alpha / adapter.rank
+
+    assert scale() == scale("adapter.rank=4") == 1
+    assert scale("adapter.rank=4", "adapter.alpha=1") == 0.25
+
+
 def test_steps_and_schedule_suit_the_model():
     def plan(*overrides):
         config = checked("train", *overrides)

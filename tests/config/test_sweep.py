@@ -32,6 +32,14 @@ def test_the_objective_is_a_column_also_where_it_is_the_same():
     assert "best_validation_loss" in table.splitlines()[0]
 
 
+@pytest.mark.parametrize("key", ["dataset.split_seed", "model", "+dataset.x"])
+def test_no_job_is_the_best_where_losses_do_not_compare(key):
+    rows = [(str(job), row(swept={key: str(job)}, best_validation_loss=1.0 + job)) for job in range(2)]
+    table = sweep.format_table(rows)
+    assert "Lowest" not in table
+    assert f"with another {key}, losses do not compare" in table
+
+
 def test_failed_jobs_are_rows_and_a_reason_is_told_once():
     rows = [
         ("0", row("failed", ["no rank"], {"a": "0"})),
