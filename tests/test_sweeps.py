@@ -135,13 +135,13 @@ def test_each_job_has_its_folder_and_its_task_and_all_share_the_caches(tmp_path)
     assert {row["status"] for row in table} == {"completed"}
     for row in table:
         result = json.loads((sweep.folder / row["job"] / "result.json").read_text())
-        for name in ("best_validation_loss", "loss_train", "dino[pocket-random]/samples", "seconds"):
+        for name in ("best_validation_loss", "loss_train", "dino[pocket]/samples", "seconds"):
             assert row[name] == f"{result[name]:.5g}"
         logged = [json.loads(line) for line in (sweep.folder / row["job"] / "metrics.jsonl").open()]
-        scores = [e["scalars"] for e in logged if "clip_t[pocket-random]/samples" in e.get("scalars", {})]
-        assert result["clip_t[pocket-random]/samples"] == scores[-1]["clip_t[pocket-random]/samples"]
+        scores = [e["scalars"] for e in logged if "clip_t[pocket]/samples" in e.get("scalars", {})]
+        assert result["clip_t[pocket]/samples"] == scores[-1]["clip_t[pocket]/samples"]
     # The same base model draws the same prompts in each job: one figure, no column.
-    assert re.search(r"Same in all jobs: .*dino\[pocket-random\]/base -?[\d.]+.*steps 2", under)
+    assert re.search(r"Same in all jobs: .*dino\[pocket\]/base -?[\d.]+.*steps 2", under)
     assert (sweep.folder / "results.md").read_text() in done.stdout
 
     adapter = f"adapter.weights={sweep.folder}/3"
@@ -156,7 +156,7 @@ def test_each_job_has_its_folder_and_its_task_and_all_share_the_caches(tmp_path)
         ("0.5", "completed"),
         ("1", "completed"),
     ]
-    assert all(row["dino[pocket-random]/samples"] for row in table)
+    assert all(row["dino[pocket]/samples"] for row in table)
 
 
 def test_failing_jobs_are_failed_rows_and_the_others_run(sweep):

@@ -1,6 +1,8 @@
 """How the pocket is measured: the questions are what they claim, and the figures follow from known answers."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from src.pocket.measuring.classifier import AttributeClassifier, train_classifie
 from src.pocket.measuring.finetune import UNSEEN_PLACES, Gap, divide
 from src.pocket.measuring.judges import picture, roc_auc
 from src.pocket.measuring.questions import NUM_CANDIDATES, place_questions, questions
-from src.pocket.measuring.report import put_into
+from src.pocket.measuring.report import put_into, tables
 from src.pocket.world.objects import COLOURS, OBJECTS
 from src.pocket.world.sampling import is_held_out, named, sample_scene
 from src.pocket.world.surroundings import SURROUNDINGS
@@ -163,3 +165,10 @@ def test_the_figures_become_tables_between_the_marks_of_the_page(tmp_path) -> No
     assert "old" not in text
     assert text.count("| 96.1 % | 95 % |") == text.count("| 0.988 | 0.95 |") == 1
     assert "On a CPU, 2 cores, torch 2." in text
+
+
+def test_the_page_shows_the_figures_that_were_measured() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    figures = json.loads((docs / "pocket_figures.json").read_text())
+    assert set(figures) == {"judges", "base", "finetune"}
+    assert tables(figures) in (docs / "pocket.md").read_text()
