@@ -22,7 +22,7 @@ from src.pocket.measuring.questions import Question, place_questions, questions
 from tests.end_to_end.workbench import Bench
 
 NUM_OTHERS = 32
-STEPS = 120
+STEPS = 80
 
 
 @pytest.fixture(scope="module")
