@@ -75,6 +75,7 @@ def must_match(
         "dataset.crop": dataset.crop,
         "dataset.flip": dataset.flip,
         "dataset.num_variants": dataset.num_variants,
+        "adapter.rank": config.adapter.rank,
         "adapter.alpha": config.adapter.alpha,
         "trainer.seed": trainer.seed,
         "trainer.caption_dropout": trainer.caption_dropout,

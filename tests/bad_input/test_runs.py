@@ -37,7 +37,11 @@ def test_an_adapter_whose_checkpoints_were_removed(trained: Place, resume) -> No
 
 @pytest.mark.parametrize(
     ("override", "part"),
-    [("trainer.seed=5", "trainer.seed (then 0, now 5)"), ("adapter.rank=3", "does not fit what is trained")],
+    [
+        ("trainer.seed=5", "trainer.seed (then 0, now 5)"),
+        ("adapter.rank=3", "adapter.rank (then 2, now 3)"),
+        ("adapter.target_modules=[to_k]", "does not fit what is trained"),
+    ],
 )
 def test_a_run_that_cannot_be_continued_keeps_its_records(trained: Place, override, part) -> None:
     """Its config.yaml says how to read its checkpoints: that of the refused attempt would be wrong."""

@@ -28,6 +28,7 @@ def agreement(*overrides, size=(64, 64), num_processes=1):
     [
         # The same tensors would mean another LoRA: their product is scaled by alpha / rank.
         "adapter.alpha=3",
+        "adapter.rank=3",
         "trainer.seed=1",
         "trainer.batch_size=2",
         "dataset.split_seed=1",
