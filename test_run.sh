@@ -8,4 +8,4 @@ prepare requirements-dev.txt
 export HF_HUB_OFFLINE=1
 cd "$ROOT" || exit 1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$PYTHON" -m pytest -n auto --dist loadfile "$@"
+exec "$PYTHON" -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

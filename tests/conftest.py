@@ -22,6 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The long files first: a core that meets one last would go on alone.
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
     if config.getoption("--all") or config.option.markexpr:
         return
     quick = [item for item in items if "slow" not in item.keywords]

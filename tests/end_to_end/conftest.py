@@ -11,6 +11,7 @@ from tests.end_to_end.workbench import Bench, Clone, make_clone
 # Dropout, so that random states and modes that an observer does not put back are seen in the losses.
 FEW_STEPS = (
     "trainer.max_steps=6",
+    "trainer.batch_size=4",
     "trainer.log_every=4",
     "trainer.save_every=2",
     "trainer.validate_every=3",

@@ -20,13 +20,15 @@ NUM_STEPS = 25
 _BATCH_SIZE = 16
 
 
-def draw_prompts(model: DiffusionModel, prompts: Sequence[str], *, num_images: int = 1) -> list[Image.Image]:
+def draw_prompts(
+    model: DiffusionModel, prompts: Sequence[str], *, num_images: int = 1, num_steps: int = NUM_STEPS
+) -> list[Image.Image]:
     """Pictures of each prompt in turn, with the defaults of inference."""
     made = generate(
         model,
         prompts=prompts,
         num_images=num_images,
-        num_steps=NUM_STEPS,
+        num_steps=num_steps,
         width=RESOLUTION,
         height=RESOLUTION,
         batch_size=_BATCH_SIZE,
@@ -34,9 +36,11 @@ def draw_prompts(model: DiffusionModel, prompts: Sequence[str], *, num_images: i
     return [each.image for each in made]
 
 
-def draw_answers(model: DiffusionModel, asked: Sequence[Question]) -> list[Image.Image]:
+def draw_answers(
+    model: DiffusionModel, asked: Sequence[Question], *, num_steps: int = NUM_STEPS
+) -> list[Image.Image]:
     """One picture for each question."""
-    return draw_prompts(model, [question.prompt for question in asked])
+    return draw_prompts(model, [question.prompt for question in asked], num_steps=num_steps)
 
 
 def ranked_first(clip: ClipExtractor, asked: Sequence[Question], images: Sequence[Image.Image]) -> list[bool]:

@@ -23,7 +23,7 @@ from src.metrics.scores import bootstrap_interval, mean_cosines, mean_self_cosin
 from src.models.base import DiffusionModel
 from src.models.load import load_model
 from src.pocket.demo_subject import PLACEHOLDER, photo_list
-from src.pocket.measuring.base import agreement, draw_answers, draw_prompts
+from src.pocket.measuring.base import NUM_STEPS, agreement, draw_answers, draw_prompts
 from src.pocket.measuring.classifier import AttributeClassifier
 from src.pocket.measuring.judges import picture
 from src.pocket.measuring.questions import questions
@@ -100,9 +100,11 @@ def adapted(base: Path, run: Path) -> DiffusionModel:
     return model
 
 
-def draw_subject(model: DiffusionModel, prompts: Sequence[str]) -> list[Image.Image]:
+def draw_subject(
+    model: DiffusionModel, prompts: Sequence[str], *, num_steps: int = NUM_STEPS
+) -> list[Image.Image]:
     """Pictures of the subject in places that it was never trained on."""
-    return draw_prompts(model, prompts, num_images=_NUM_IMAGES)
+    return draw_prompts(model, prompts, num_images=_NUM_IMAGES, num_steps=num_steps)
 
 
 def object_features(dino: ImageFeatureExtractor) -> dict[str, Float[Tensor, "n d"]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -47,8 +48,9 @@ def subject_separation(dino: ImageFeatureExtractor, photos: Sequence[Image.Image
     A photo's likeness is its mean cosine with all (other) photos of the subject.
     """
     subject = dino.images(photos)
-    scenes = (sample_scene(TEST_SEED, index) for index in range(10 * _NUM_OTHERS))
-    others = dino.images([picture(scene) for scene in scenes if scene.place is not None][:_NUM_OTHERS])
+    scenes = (sample_scene(TEST_SEED, index) for index in count())
+    in_places = islice((scene for scene in scenes if scene.place is not None), _NUM_OTHERS)
+    others = dino.images([picture(scene) for scene in in_places])
     cosines = subject @ subject.T
     own = (cosines.sum(dim=1) - cosines.diagonal()) / (len(subject) - 1)
     return {
