@@ -40,6 +40,7 @@ SLOTS = {
                 "src.data.readers.subject.read_subject",
                 "src.data.readers.arasaac.read_arasaac",
                 "src.data.readers.coco.read_coco",
+                "src.data.readers.imagefolder.read_imagefolder",
             }
         ),
         runtime=frozenset({"path", "placeholder"}),

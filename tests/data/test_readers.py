@@ -89,7 +89,7 @@ def test_every_kind_of_caption_problem_is_listed_with_its_line(tmp_path):
     expected = [
         ("captions.txt:2", "filename|caption"),
         ("captions.txt:3", "'gone.png' does not exist"),
-        ("captions.txt:4", "on line 1 already"),
+        ("captions.txt:4", "in captions.txt:1 already"),
         ("captions.txt:5", "is empty"),
         ("captions.txt:6", "filename|caption"),
         ("IMG_0003.png", "has no caption"),
