@@ -80,6 +80,7 @@ class DatasetConfig:
     resolution: Any = None
     split_seed: int = 0
     validation_fraction: float = 0.2
+    near_duplicates: str = "auto"
     crop: str = "center"
     flip: bool = False
     num_variants: int = 1
@@ -94,6 +95,7 @@ class DatasetConfig:
             parse_size("dataset.resolution", self.resolution)
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
         require_colour("dataset.background", self.background)
+        require_choice("dataset.near_duplicates", self.near_duplicates, ("auto", "always", "never"))
         require_choice("dataset.crop", self.crop, ("center", "random"))
         require_at_least("dataset.num_variants", self.num_variants, 1)
         if self.num_variants > 1 and self.crop == "center" and not self.flip:

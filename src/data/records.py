@@ -1,5 +1,6 @@
 """The one shape every data source is brought to: an image file, its caption, and a stable name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,3 +49,9 @@ class ReadResult:
     records: list[Record]
     problems: list[Problem]
     warnings: list[str] = field(default_factory=list)
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

@@ -15,7 +15,7 @@ from src.data.images import parse_colour
 from src.data.latent_cache import LatentCache
 from src.data.preflight import DatasetReport, check_dataset
 from src.data.records import ReadResult, Record
-from src.data.split import Split, split_file_path, split_records
+from src.data.split import Split, split_file_path, split_records, split_warnings
 from src.data.text_cache import TextCache
 from src.models.base import DiffusionModel
 
@@ -95,6 +95,7 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
         resolution=size,
         name=f"dataset {dataset.name} ({dataset.path})",
         memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}.json",
+        near_duplicates=dataset.near_duplicates,
     )
     for warning in report.warnings:
         log.warning("%s", warning)
@@ -107,7 +108,10 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
         split_file=split_file_path(
             folder, split_seed=dataset.split_seed, validation_fraction=dataset.validation_fraction
         ),
+        group_keys=report.group_keys,
     )
+    for warning in split_warnings(split, report.group_keys):
+        log.warning("%s", warning)
     return PreparedData(result=result, report=report, split=split)
 
 

@@ -16,7 +16,6 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 # A prompt has 77 tokens; a text beyond this is a file that lost its line breaks.
 MAX_CAPTION = 10_000
 _MAX_BYTES = 1 << 30
-_MAX_NAMED = 3
 _NO_TEXT = re.compile("[\x00-\x1f\ud800-\udfff]")
 _RUBBISH = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
@@ -185,9 +184,3 @@ def placeholder_warnings(records: list[Record], placeholder: str | None) -> list
     if not without:
         return []
     return [f"{len(without)} captions do not contain the placeholder {placeholder}, first: {without[0]}."]
-
-
-def few(names: list[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return f"{', '.join(names[:_MAX_NAMED])}{more}"

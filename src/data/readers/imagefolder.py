@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from src.data.readers.captions import CaptionTable
-from src.data.readers.common import METADATA_FILES, few, placeholder_warnings, require_scan
+from src.data.readers.common import METADATA_FILES, placeholder_warnings, require_scan
 from src.data.readers.metadata import add_metadata, tables_that_count
 from src.data.readers.templates import check_template, fill, require_placeholder
-from src.data.records import ReadResult, Record
+from src.data.records import ReadResult, Record, few
 from src.errors import UserError
 
 _PLACEHOLDER = frozenset({"placeholder"})

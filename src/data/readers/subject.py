@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from src.data.readers.captions import CaptionTable, shown, stem
-from src.data.readers.common import Folder, few, placeholder_warnings, read_text, require_scan
+from src.data.readers.common import Folder, placeholder_warnings, read_text, require_scan
 from src.data.readers.metadata import add_metadata, tables_that_count
 from src.data.readers.templates import check_template, fill, require_placeholder
-from src.data.records import Problem, ReadResult, Record
+from src.data.records import Problem, ReadResult, Record, few
 
 CAPTIONS_FILE = "captions.txt"
 DEFAULT_CAPTION = "a photo of {placeholder}"
