@@ -17,9 +17,9 @@ from PIL import Image
 FINGERPRINT_VERSION = 1
 # Two images are near duplicates if their colours on a coarse grid correlate by 0.99; or by 0.9, and their
 # hashes of 256 bits differ in at most 40. Measured (docs/near_duplicates.md): copies of the 56 demo photos
-# differ in up to 40 bits as long as no more than 4 % of their width is lost, two photos of the toy in one place
-# in 78 or more, with colours that correlate by 0.77 at most. Of smooth and of flat pictures many frequencies
-# are near zero and their signs are noise: for these there is the first rule.
+# differ in up to 40 bits as long as no more than 4 % of their width is lost, two photos of the toy in one
+# place in 78 or more, with colours that correlate by 0.77 at most. Of smooth and of flat pictures many
+# frequencies are near zero and their signs are noise: for these there is the first rule.
 MAX_DISTANCE = 40
 # The hash sees shapes in grey only: by it alone 88 of 1,911 flat pictograms, flags, were one chain.
 MIN_CORRELATION = 0.9
