@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from src.data.archives import Limits, extract_archive, settle, working_folder
+from src.data.download import download
 from src.data.fetch_dvc import Tracked, few, files_below, pull, read_dvc_file, verify
-from src.data.fetch_http import FetchError, Retries, download, shown
+from src.data.fetch_http import FetchError, Retries, shown
 from src.data.fetch_yandex import YANDEX_API, download_public_file, is_yandex_link, list_public_files
 from src.errors import UserError
 from src.files import read_json, require_free_space, require_writable, sha256_file, write_json_atomic
