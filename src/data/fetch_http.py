@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from src.errors import UserError
 
+_T = TypeVar("_T")
 _MAX_REDIRECTS = 5
 # Seconds. A server that asks for more patience than this is better asked again by a person.
 _LONGEST_WAIT = 300.0
@@ -90,12 +91,12 @@ def open_url(
 
 
 def with_retries(
-    action: Callable[[], None],
+    action: Callable[[], _T],
     *,
     retries: Retries,
     what: str,
     sleep: Callable[[float], object] | None = None,
-) -> None:
+) -> _T:
     """Calls `action` until it succeeds; network errors and passing HTTP statuses are tried again.
 
     Args:
@@ -103,6 +104,9 @@ def with_retries(
         retries: how often and how patiently; a server that asks for a longer pause is given it.
         what: how messages call it.
         sleep: waits so many seconds, instead of `time.sleep`.
+
+    Returns:
+        What `action` returned.
 
     Raises:
         FetchError: it still fails at the last attempt, or at once for what cannot pass.

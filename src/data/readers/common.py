@@ -1,13 +1,18 @@
 """What all readers share: finding image files, reading text, and saying what is missing."""
 
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from src.data.images import IMAGE_SUFFIXES
 from src.data.records import Problem
 from src.errors import UserError
+from src.randomness import address_seed
 
+# A file of one of these names in a dataset's folder says whom to credit.
+ATTRIBUTION_NAMES = ("attribution.txt", "attribution.md", "attribution")
+_MAX_ATTRIBUTION = 2000
 _RUBBISH = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
@@ -74,3 +79,17 @@ def simplify(name: str) -> str:
 def text_of(value: Any) -> str:
     """A cell of a table or a JSON value as one line of text; nothing becomes the empty string."""
     return "" if value is None else " ".join(str(value).split())
+
+
+def first_by_hash(ids: Iterable[str], number: int) -> set[str]:
+    """So many of the ids, always the same ones, whatever their order; fewer are a part of more."""
+    return set(sorted(ids, key=lambda id: (address_seed("choice", id), id))[:number])
+
+
+def read_attribution(folder: Path) -> str | None:
+    """Whom to credit for a dataset, in one line: its file ATTRIBUTION.txt, .md or without suffix."""
+    found = {file.name.casefold(): file for file in sorted(folder.iterdir()) if file.is_file()}
+    for name in ATTRIBUTION_NAMES:
+        if name in found:
+            return text_of(found[name].read_text("utf-8-sig", errors="replace"))[:_MAX_ATTRIBUTION] or None
+    return None
