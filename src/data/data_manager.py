@@ -204,9 +204,8 @@ class DataManager:
             try:
                 return self._fetch_from(self._source)
             except FetchError as error:
-                failures.append(
-                    f"dataset.source: {error} What has come is kept; start again and it goes on from there."
-                )
+                kept = "What has come is kept: start again, with a network, and it goes on from there."
+                failures.append(f"dataset.source: {error} {kept}")
         raise UserError(
             f"The data for {self.path} could not be brought here. {' '.join(failures)} "
             "Set dataset.path to a folder of your own, or dataset.url to an archive."
@@ -231,9 +230,7 @@ class DataManager:
 
     def _refuse_to_replace(self) -> None:
         if self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
-            raise FetchError(
-                f"{self.path} exists already and is left as it is. Move it away to download again."
-            )
+            raise FetchError(f"{self.path} exists and is left as it is. Move it away to download again.")
 
     def _fetch_from(self, source: Source) -> str:
         """Lets the source fill the folder, or add what it lacks to a folder that it has filled."""
