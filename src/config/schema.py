@@ -74,6 +74,7 @@ class DatasetConfig:
     sha256: str | None = None
     yandex_api: str = "https://cloud-api.yandex.net/v1/disk"
     dvc: str | None = None
+    source: Any = None
     placeholder: str | None = None
     class_word: str = "object"
     reader: Any = None

@@ -45,6 +45,10 @@ SLOTS = {
         ),
         runtime=frozenset({"path", "placeholder"}),
     ),
+    "dataset.source": Slot(
+        targets=frozenset({"src.data.sources.arasaac.ArasaacSource", "src.data.sources.coco.CocoSource"}),
+        runtime=frozenset(),
+    ),
     "optimizer.algorithm": Slot(
         targets=frozenset({"torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD"}),
         runtime=frozenset({"params", "lr", "fused", "foreach"}),

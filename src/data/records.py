@@ -44,11 +44,13 @@ class ReadResult:
         records: The usable examples.
         problems: All that is wrong; training is refused while there are any.
         warnings: What was guessed or left out, for the log.
+        attribution: Whom to credit wherever the data, or what was made of it, is shown; None if nobody.
     """
 
     records: list[Record]
     problems: list[Problem]
     warnings: list[str] = field(default_factory=list)
+    attribution: str | None = None
 
 
 def few(names: Sequence[str], most: int = 3) -> str:

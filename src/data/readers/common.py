@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from src.data.images import IMAGE_SUFFIXES
 from src.data.records import Problem, Record
 from src.errors import UserError
+from src.randomness import address_seed
 
 # Of these the first kind that is there counts.
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -17,6 +19,11 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 MAX_CAPTION = 10_000
 _MAX_BYTES = 1 << 30
 _NO_TEXT = re.compile("[\x00-\x1f\ud800-\udfff]")
+# A file of one of these names in a dataset's folder says whom to credit.
+ATTRIBUTION_NAMES = ("attribution.txt", "attribution.md", "attribution")
+_MAX_ATTRIBUTION = 2000
+# Text files that are no captions.
+_PAPERS = ("attribution.", "license.", "licence.", "readme.")
 _RUBBISH = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
@@ -76,7 +83,7 @@ def _is_rubbish(name: str) -> bool:
 def _group(found: Folder, name: str) -> dict[str, Path] | None:
     """Where a file of this name belongs; None if it does not count."""
     suffix = Path(name).suffix.casefold()
-    if _is_rubbish(name):
+    if _is_rubbish(name) or name.casefold().startswith(_PAPERS):
         return None
     if suffix in IMAGE_SUFFIXES:
         return found.images
@@ -184,3 +191,17 @@ def placeholder_warnings(records: list[Record], placeholder: str | None) -> list
     if not without:
         return []
     return [f"{len(without)} captions do not contain the placeholder {placeholder}, first: {without[0]}."]
+
+
+def first_by_hash(ids: Iterable[str], number: int) -> set[str]:
+    """So many of the ids, always the same ones, whatever their order; fewer are a part of more."""
+    return set(sorted(ids, key=lambda id: (address_seed("choice", id), id))[:number])
+
+
+def read_attribution(folder: Path) -> str | None:
+    """Whom to credit for a dataset, in one line: its file ATTRIBUTION.txt, .md or without suffix."""
+    found = {file.name.casefold(): file for file in sorted(folder.iterdir()) if file.is_file()}
+    for name in ATTRIBUTION_NAMES:
+        if name in found:
+            return text_of(found[name].read_text("utf-8-sig", errors="replace"))[:_MAX_ATTRIBUTION] or None
+    return None
