@@ -46,7 +46,13 @@ SLOTS = {
         runtime=frozenset({"path", "placeholder"}),
     ),
     "dataset.source": Slot(
-        targets=frozenset({"src.data.sources.arasaac.ArasaacSource", "src.data.sources.coco.CocoSource"}),
+        targets=frozenset(
+            {
+                "src.data.sources.arasaac.ArasaacSource",
+                "src.data.sources.coco.CocoSource",
+                "src.data.sources.huggingface.HuggingfaceSource",
+            }
+        ),
         runtime=frozenset(),
     ),
     "optimizer.algorithm": Slot(
