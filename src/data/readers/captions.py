@@ -6,7 +6,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from src.data.readers.common import MAX_CAPTION, is_text, simplify, text_of
 from src.data.records import Problem
 
-_SHOWN = 60
+_SHOWN = 100
 
 
 class NameMatcher:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from src.data.fetch_http import FetchError
 from src.data.images import read_header
-from src.data.readers.captions import caption_fault
-from src.data.readers.common import text_of
+from src.data.readers.captions import caption_fault, shown
+from src.data.readers.common import is_text, text_of
 from src.data.readers.metadata import choose_column
 from src.data.records import Problem, few
 from src.errors import UserError
@@ -108,12 +108,12 @@ def write_image_folder(
             caption = "" if columns.caption is None else _caption(row[columns.caption], names)
             fault = caption_fault(caption) if columns.caption is not None else None
             if fault is not None:
-                unusable.append(f"row {index}: the caption {fault}")
+                unusable.append(f"row {index}: the caption {fault.rstrip('.')}")
                 continue
             try:
                 file = _write_image(row[columns.image], images / f"{index:08d}", roots)
             except UserError as error:
-                unusable.append(f"row {index}: {error}")
+                unusable.append(f"row {index}: {str(error).rstrip('.')}")
                 continue
             entry = {"file_name": f"images/{file.name}", CAPTION_COLUMN: text_of(caption)}
             metadata.write(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -158,18 +158,29 @@ def _write_image(cell: Any, target: Path, roots: Sequence[Path]) -> Path:
     """
     if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
         raise UserError("has no image.")
-    if cell.get("bytes"):
+    if isinstance(cell.get("bytes"), bytes) and cell["bytes"]:
         target.write_bytes(cell["bytes"])
     else:
-        source = Path(cell["path"])
-        if not any(source.resolve().is_relative_to(root) for root in roots):
-            raise UserError(f"names the file {cell['path']}, which is no part of the dataset.")
-        if not source.is_file():
-            raise UserError(f"names the file {cell['path']}, which does not exist.")
-        shutil.copyfile(source, target)
+        shutil.copyfile(_named_file(cell.get("path"), roots), target)
     try:
         header = read_header(target)
     except UserError:
         target.unlink()
         raise
     return target.rename(target.with_suffix(_SUFFIXES.get(header.format, ".png")))
+
+
+def _named_file(name: Any, roots: Sequence[Path]) -> Path:
+    """The file that a row names, if it is one of the dataset's.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(name, str) or not is_text(name):
+        raise UserError("names no file.")
+    source = Path(name).resolve()
+    if not any(source.is_relative_to(root) for root in roots):
+        raise UserError(f"names the file {shown(name)}, which is no part of the dataset.")
+    if not source.is_file():
+        raise UserError(f"names the file {shown(name)}, which does not exist.")
+    return source
