@@ -261,12 +261,19 @@ def test_an_old_list_is_not_gone_on_with(server: Server, tmp_path: Path) -> None
 def test_a_server_that_asks_for_time_is_given_it_by_all(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(arasaac, "Pace", partial(Pace, clock=clock, sleep=clock.sleep))
+    clock, holds = Clock(), []
+
+    class WatchedPace(Pace):
+        def hold(self, seconds: float) -> None:
+            holds.append(seconds)
+            super().hold(seconds)
+
+    monkeypatch.setattr(arasaac, "Pace", partial(WatchedPace, clock=clock, sleep=clock.sleep))
     server.failures[image(2248)] = [status]
     server.failure_headers = {"Retry-After": "30"}
     assert fetch(server, tmp_path / "set") == set(IDS)
     assert clock() >= 30
+    assert holds == [30]
 
 
 def test_a_server_that_asks_for_an_hour_ends_the_try(server: Server, tmp_path: Path) -> None:

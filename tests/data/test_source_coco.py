@@ -164,7 +164,8 @@ def test_another_split_is_added_later(server: Server, tmp_path: Path) -> None:
     for split in IMAGES:
         assert ensure(server, tmp_path / "coco", splits=[split]) == "present and verified"
     (tmp_path / "coco/train2017/000000000009.jpg").unlink()
-    with pytest.raises(UserError, match=r"000000000009\.jpg missing or changed"):
+    (tmp_path / "coco/val2017/000000000139.jpg").unlink()
+    with pytest.raises(UserError, match=r"train2017/0+9\.jpg, val2017/0+139\.jpg missing or changed"):
         ensure(server, tmp_path / "coco")
 
 
@@ -365,6 +366,15 @@ def test_a_zip_that_an_interrupted_run_was_to_delete_is_kept_if_this_one_says_so
     ensure(server, tmp_path / "coco", delete_zips=False)
     assert content(tmp_path / "coco_zips") == {"val2017.zip": PUBLISHED[VAL]}
     assert sorted(paths(server)) == [NOTES, VAL]
+
+
+def test_a_zip_is_deleted_before_the_next_is_unpacked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, archives, "_write", call=2 + len(IMAGES["val2017"]) + 1)
+    with pytest.raises(KeyboardInterrupt):
+        ensure(server, tmp_path / "coco", splits=["val2017", "train2017"])
+    assert [path.name for path in tmp_path.rglob("*.zip")] == ["train2017.zip"]
 
 
 def test_force_extract_mends_once(server: Server, tmp_path: Path) -> None:

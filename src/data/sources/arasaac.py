@@ -208,7 +208,7 @@ class ArasaacSource:
         wanted = {category.casefold() for category in self._categories}
         chosen = [id for id in usable if not wanted or labels[id] & wanted]
         _log.info(
-            "ARASAAC lists %d pictograms; %d have keywords in %r and may be shown to anybody%s.",
+            "ARASAAC lists %d pictograms; %d of them have keywords in %r and no flag%s.",
             len(items),
             len(usable),
             self._language,

@@ -102,7 +102,6 @@ def fetch_pngs(
         except BaseException:
             # Ctrl-C included: what is under way comes to an end, nothing else begins.
             pace.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [path for path in addresses if path in gone]
 
