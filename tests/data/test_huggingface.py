@@ -4,10 +4,13 @@ import io
 import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from src.config.build import PROJECT_ROOT, check_config, register
 from src.data.data_manager import DataManager
 from src.data.preflight import check_dataset
 from src.data.readers.imagefolder import read_imagefolder
@@ -163,6 +166,18 @@ def test_mistakes(parquet, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         bring(tmp_path / "out", id=str(parquet), **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_each_dataset_has_a_folder_of_its_own(tmp_path):
+    register()
+    places = set()
+    for id, split in (("a/b", "train"), ("a/b", "train[:10%]"), ("a/c", "train"), ("../b", "train")):
+        with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+            overrides = ["dataset=huggingface", f"dataset.source.id={id}", f"dataset.source.split='{split}'"]
+            config = compose("train", overrides=[*overrides, f"paths.data_dir={tmp_path}"])
+        places.add(Path(check_config(config).dataset.path))
+    assert len(places) == 4
+    assert {place.parent for place in places} == {tmp_path / "huggingface"}
 
 
 @pytest.mark.parametrize("id", [None, "", "/nowhere/at/all", "a/b/c", "./x"])

@@ -169,3 +169,19 @@ def test_file_names_that_are_no_text(tmp_path):
     problems = texts(read_subject(path=tmp_path, placeholder="sksToy"))
     assert len(problems) == 2
     assert all("Rename it" in problem and "\n" not in problem for problem in problems)
+
+
+def test_a_subfolder_that_may_not_be_read(tmp_path, monkeypatch):
+    photo_folder(tmp_path, 1, captions=False)
+    photo_folder(tmp_path / "secret", 1, captions=False)
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert texts(read_subject(path=tmp_path, placeholder="sksToy")) == [
+        "secret: cannot be listed (Permission denied). Change its permissions."
+    ]

@@ -63,7 +63,13 @@ def scan(folder: Path) -> Folder:
     """
     root = folder.resolve()
     found = Folder(images={}, texts={}, tables={}, problems=[])
-    for place, folders, files in os.walk(folder):
+
+    def refuse(error: OSError) -> None:
+        name = Path(error.filename).relative_to(folder).as_posix()
+        message = f"cannot be listed ({error.strerror}). Change its permissions."
+        found.problems.append(Problem(file=name, message=message))
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not _is_rubbish(name))
         for name in sorted(files):
             if (group := _group(found, name)) is not None:
