@@ -25,11 +25,19 @@ _UMASK = _read_umask()
 
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
+    return _hash_file(path, hashlib.sha256())
+
+
+def md5_file(path: Path) -> str:
+    """The MD5 of a file's bytes, in hexadecimal: against damage, not against malice."""
+    return _hash_file(path, hashlib.md5(usedforsecurity=False))
+
+
+def _hash_file(path: Path, digest: Any) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def fsync_folder(folder: Path) -> None:
@@ -93,7 +101,8 @@ def require_free_space(folder: Path, num_bytes: int, what: str) -> None:
     if free < num_bytes:
         raise UserError(
             f"Not enough disk space for {what}: {num_bytes / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB "
-            f"free at {folder}. Free some space or choose another folder (paths.output_dir, paths.cache_dir)."
+            f"free at {folder}. Free some space or choose another folder (paths.output_dir, paths.cache_dir, "
+            "dataset.path)."
         )
 
 

@@ -46,6 +46,7 @@ def collect_lineage(
     config: Mapping[str, Any],
     content_hashes: Mapping[str, str],
     captions: Mapping[str, str],
+    attribution: str | None,
     split: Mapping[str, list[str]],
     held_out_files: Mapping[str, str],
     base_hash: str,
@@ -59,6 +60,7 @@ def collect_lineage(
         config: the resolved configuration.
         content_hashes: sample id to the SHA-256 of its file.
         captions: sample id to caption.
+        attribution: whom to credit for the data, if anybody.
         split: "train" and "validation" to sample ids.
         held_out_files: absolute path of each held-out image to its SHA-256, to score against later.
         base_hash: hash of the base model's weights.
@@ -73,6 +75,7 @@ def collect_lineage(
         "dataset": config["dataset"]["name"],
         "resolution": "x".join(map(str, resolution)),
         "dataset_hash": dataset_hash(content_hashes, captions),
+        "attribution": attribution,
         "images": dict(content_hashes),
         "split": dict(split),
         "held_out_files": dict(held_out_files),
@@ -92,11 +95,13 @@ def short_form(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
     """
     git = lineage["git"] or {}
     dataset = config["dataset"]
+    credit = {"darkroom.attribution": lineage["attribution"]} if lineage["attribution"] else {}
     return {
         "darkroom.run": str(config["run"]["name"]),
         "darkroom.base_model": str(lineage["base_model"]),
         "darkroom.dataset": lineage["dataset"],
         "darkroom.dataset_hash": lineage["dataset_hash"],
+        **credit,
         # Not "darkroom.placeholder": an export says so where an embedding was trained for it.
         "darkroom.trigger_word": dataset["placeholder"] or "",
         "darkroom.resolution": lineage["resolution"],

@@ -16,12 +16,13 @@ CONFIG = {
 }
 
 
-def header():
+def header(attribution=None):
     lineage = collect_lineage(
         root=PROJECT_ROOT,
         config=CONFIG,
         content_hashes={"a.png": "00", "b.png": "01"},
         captions={"a.png": "a", "b.png": "b"},
+        attribution=attribution,
         split={"train": ["a.png"], "validation": ["b.png"]},
         held_out_files={},
         base_hash="02",
@@ -38,6 +39,11 @@ def test_the_header_says_the_size_that_was_trained_at():
     assert all(isinstance(value, str) for value in said.values())
     # What the export says of the model; twice would be two truths.
     assert not {"darkroom.architecture", "darkroom.base_model_hash"} & said.keys()
+
+
+def test_the_header_says_whom_to_credit_for_the_data():
+    assert header("Author: Somebody")["darkroom.attribution"] == "Author: Somebody"
+    assert "darkroom.attribution" not in header()
 
 
 def test_a_lora_of_a_dataset_with_a_placeholder_stands_alone(tmp_path):

@@ -1,5 +1,6 @@
 """From Hydra's DictConfig to checked dataclasses: the only code, with the mains, that sees OmegaConf."""
 
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ def register() -> None:
         "if_set", lambda other, value, default: default if other is None else value, replace=True
     )
     OmegaConf.register_new_resolver("suggested", _suggested, replace=True)
+    # A folder of its own for what has a name with slashes and brackets: a dataset's id and split.
+    OmegaConf.register_new_resolver(
+        "folder_name", lambda text: re.sub(r"[^\w-]+", "_", str(text)).strip("_"), replace=True
+    )
 
 
 def _suggested(key: str, default: Any, *, _root_: DictConfig) -> Any:

@@ -74,12 +74,14 @@ class DatasetConfig:
     sha256: str | None = None
     yandex_api: str = "https://cloud-api.yandex.net/v1/disk"
     dvc: str | None = None
+    source: Any = None
     placeholder: str | None = None
     class_word: str = "object"
     reader: Any = None
     resolution: Any = None
     split_seed: int = 0
     validation_fraction: float = 0.2
+    near_duplicates: str = "auto"
     crop: str = "center"
     flip: bool = False
     num_variants: int = 1
@@ -87,13 +89,17 @@ class DatasetConfig:
     cache: bool = True
     prompts: list[str] = field(default_factory=list)
     negative_prompt: str = ""
+    export: str | None = None
+    push_to_hub: str | None = None
 
     def __post_init__(self) -> None:
         self.path = expand_home(self.path)
+        self.export = self.export and expand_home(self.export)
         if self.resolution is not None:
             parse_size("dataset.resolution", self.resolution)
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
         require_colour("dataset.background", self.background)
+        require_choice("dataset.near_duplicates", self.near_duplicates, ("auto", "always", "never"))
         require_choice("dataset.crop", self.crop, ("center", "random"))
         require_at_least("dataset.num_variants", self.num_variants, 1)
         if self.num_variants > 1 and self.crop == "center" and not self.flip:
@@ -257,6 +263,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_choice("command", self.command, ("train", "prepare"))
+        exports = self.dataset.export is not None or self.dataset.push_to_hub is not None
+        if exports and self.command != "prepare":
+            raise UserError("dataset.export and dataset.push_to_hub are for: sh train_run.sh -cn prepare")
+        if self.dataset.push_to_hub is not None and self.dataset.export is None:
+            raise UserError("dataset.push_to_hub needs dataset.export, the folder that is uploaded.")
         if self.model.path is None:
             raise UserError(
                 "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."

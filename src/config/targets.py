@@ -40,9 +40,20 @@ SLOTS = {
                 "src.data.readers.subject.read_subject",
                 "src.data.readers.arasaac.read_arasaac",
                 "src.data.readers.coco.read_coco",
+                "src.data.readers.imagefolder.read_imagefolder",
             }
         ),
         runtime=frozenset({"path", "placeholder"}),
+    ),
+    "dataset.source": Slot(
+        targets=frozenset(
+            {
+                "src.data.sources.arasaac.ArasaacSource",
+                "src.data.sources.coco.CocoSource",
+                "src.data.sources.huggingface.HuggingfaceSource",
+            }
+        ),
+        runtime=frozenset(),
     ),
     "optimizer.algorithm": Slot(
         targets=frozenset({"torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD"}),

@@ -139,13 +139,45 @@ def _write(source: IO[bytes] | io.BufferedIOBase, member: _Member, folder: Path)
         raise FetchError(f"{str(member.name)!r} is shorter than the archive says; the archive is damaged.")
 
 
-def _unpack_zip(path: Path, folder: Path, limits: Limits) -> None:
-    with zipfile.ZipFile(path) as archive:
-        members = _checked(_zip_members(archive), path.stat().st_size, limits)
-        require_free_space(folder, sum(member.size for member in members.values()), "unpacking the archive")
-        for member in members.values():
-            with archive.open(member.key) as source:
-                _write(source, member, folder)
+def unpack_zip(
+    path: Path,
+    folder: Path,
+    *,
+    wanted: Callable[[PurePosixPath], bool] | None = None,
+    limits: Limits | None = None,
+    progress: bool = False,
+) -> None:
+    """Unpacks a zip archive into a folder that is there; after a failure a part of it is left there.
+
+    Args:
+        path: the archive. All its members are checked, those that are not wanted as well.
+        folder: where to.
+        wanted: which members to unpack, by their path in the archive; by default all.
+        limits: how far it may unpack.
+        progress: show a progress bar when on a terminal.
+
+    Raises:
+        FetchError: no zip archive, damaged, or it holds what could do harm.
+        UserError: not enough disk space.
+    """
+    from tqdm import tqdm
+
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        members = _checked(_zip_members(archive), path.stat().st_size, limits or Limits())
+        chosen = [member for member in members.values() if wanted is None or wanted(member.name)]
+        total = sum(member.size for member in chosen)
+        require_free_space(folder, total, "unpacking the archive")
+        with tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc=f"unpacking {path.name}",
+            disable=None if progress else True,
+        ) as bar:
+            for member in chosen:
+                with archive.open(member.key) as source:
+                    _write(source, member, folder)
+                bar.update(member.size)
 
 
 def _unpack_tar(path: Path, folder: Path, limits: Limits) -> None:
@@ -159,6 +191,14 @@ def _unpack_tar(path: Path, folder: Path, limits: Limits) -> None:
                 source = archive.extractfile(info)
                 assert source is not None
                 _write(source, members[info.name], folder)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGES as error:
+        raise FetchError(f"{path.name} cannot be unpacked: {error}") from error
 
 
 @contextmanager
@@ -192,6 +232,16 @@ def settle(folder: Path, target: Path, *, before: Callable[[Path], None] | None 
     folder.rename(target)
 
 
+def merge(folder: Path, target: Path) -> None:
+    """Moves what is in `folder` to `target`: new folders whole, else file by file over those of the name."""
+    for entry in sorted(folder.iterdir()):
+        place = target / entry.name
+        if entry.is_dir() and place.is_dir():
+            merge(entry, place)
+        else:
+            entry.replace(place)
+
+
 def extract_archive(
     path: Path,
     target: Path,
@@ -211,9 +261,9 @@ def extract_archive(
     with working_folder(target) as work:
         inside = work / "content"
         inside.mkdir()
-        try:
+        with _damage_named(path):
             if zipfile.is_zipfile(path):
-                _unpack_zip(path, inside, limits or Limits())
+                unpack_zip(path, inside, limits=limits)
             elif tarfile.is_tarfile(path):
                 _unpack_tar(path, inside, limits or Limits())
             else:
@@ -222,7 +272,5 @@ def extract_archive(
                 raise FetchError(
                     f"{path.name} is neither a zip nor a tar archive (it starts with {start!r})."
                 )
-        except _DAMAGES as error:
-            raise FetchError(f"{path.name} cannot be unpacked: {error}") from error
         top = list(inside.iterdir())
         settle(top[0] if len(top) == 1 and top[0].is_dir() else inside, target, before=before)

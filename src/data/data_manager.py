@@ -1,4 +1,4 @@
-"""Makes a dataset present and verified: DVC first, then a download; quick when there is nothing to do."""
+"""Makes a dataset present and verified: DVC, a download, or its source; quick when there is nothing to do."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import fcntl
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from src.data.archives import Limits, extract_archive, settle, working_folder
+from src.data.archives import Limits, merge, settle
 from src.data.fetch_dvc import Tracked, few, files_below, pull, read_dvc_file, verify
-from src.data.fetch_http import FetchError, Retries, download, shown
-from src.data.fetch_yandex import YANDEX_API, download_public_file, is_yandex_link, list_public_files
+from src.data.fetch_http import FetchError, Retries
+from src.data.fetch_url import fetch_url
+from src.data.fetch_yandex import YANDEX_API
+from src.data.manifest import Manifest
+from src.data.sources.base import Source
 from src.errors import UserError
-from src.files import read_json, require_free_space, require_writable, sha256_file, write_json_atomic
+from src.files import require_writable, write_json_atomic
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 DEMO_TARGET = "data/demo.dvc"
@@ -30,7 +32,7 @@ class DataManager:
     """Brings one dataset to one folder.
 
     Order: present and verified -> DVC pull -> download (an archive over HTTP(S), or a public link of Yandex
-    Disk). What is there already is never overwritten. A small manifest beside the folder
+    Disk) -> source. What is there already is never overwritten. A small manifest beside the folder
     (`.<name>.darkroom.json`) remembers what was verified, so the next start only compares sizes and times.
 
     Args:
@@ -41,6 +43,7 @@ class DataManager:
         url: where else to get the data: an http(s) archive (zip, tar, tar.gz, tar.xz), a path to one, or a
             public link of Yandex Disk (an archive or a folder).
         sha256: expected hash of the archive.
+        source: where the dataset is published, for what neither DVC nor `url` brings.
         root: the project's folder.
         companions: further .dvc files, relative to `root`, that have to be there. Default: beside the demo
             set the pocket weights, when this checkout tracks them.
@@ -57,6 +60,7 @@ class DataManager:
         dvc_target: str | None = DEMO_TARGET,
         url: str | None = None,
         sha256: str | None = None,
+        source: Source | None = None,
         root: Path = PROJECT_ROOT,
         companions: Sequence[str] | None = None,
         yandex_api: str = YANDEX_API,
@@ -75,6 +79,8 @@ class DataManager:
         ]
         self._url, self._sha256, self._yandex_api = url, sha256, yandex_api
         self._limits, self._retries, self._progress = limits, retries, progress
+        self._source = source
+        self._manifest = Manifest(self.path, with_times=self._tracked is not None)
 
     @classmethod
     def from_target(cls, target: str, *, root: Path = PROJECT_ROOT, progress: bool = True) -> DataManager:
@@ -111,11 +117,11 @@ class DataManager:
             companion.ensure()
         if found := self._found_quickly():
             return found
-        if not self._tracked and not self._url:
+        if not self._tracked and not self._url and not self._source:
             state = "is empty" if self.path.exists() else "does not exist"
             raise UserError(
-                f"The dataset folder {self.path} {state}, and neither DVC nor dataset.url says where to get "
-                "it. Put the images there, or set dataset.path or dataset.url."
+                f"The dataset folder {self.path} {state}, and neither DVC, dataset.url nor dataset.source "
+                "says where to get it. Put the images there, or set dataset.path or dataset.url."
             )
         with self._alone():
             # Another process may have brought it while this one waited.
@@ -123,7 +129,7 @@ class DataManager:
 
     def verified_by(self) -> str | None:
         """The hash that the data was verified by: DVC's, or the archive's; None for a user's own folder."""
-        manifest = self._manifest()
+        manifest = self._manifest.read()
         found = manifest.get("digest") or manifest.get("sha256")
         return found if isinstance(found, str) else None
 
@@ -135,20 +141,22 @@ class DataManager:
         """
         if not self.path.exists():
             return None
-        manifest = self._manifest()
+        manifest = self._manifest.read()
         if self._tracked:
             known = manifest.get("digest") == self._tracked.digest
-            return "present and verified" if known and not self._changed_since(manifest) else None
+            return "present and verified" if known and not self._manifest.changed(manifest) else None
         if not self.path.is_dir():
             raise UserError(f"{self.path} is not a folder. Set dataset.path to the dataset's folder.")
         if not any(self.path.iterdir()):
             return None
         if not manifest:
             return "present, taken as it is"
-        if damaged := self._changed_since(manifest):
+        if self._came_from_source(manifest) and self._source and self._source.missing(self.path):
+            return None
+        if damaged := self._manifest.changed(manifest):
             raise UserError(
                 f"{self.path} is no longer what was downloaded: {few(damaged)} missing or changed. "
-                f"Rename the folder to fetch it again, or remove {self._manifest_path()} to use it as it is."
+                f"Rename the folder to fetch it again, or remove {self._manifest.path} to use it as it is."
             )
         if self._sha256 and manifest.get("sha256") not in {None, self._sha256.lower()}:
             raise UserError(
@@ -157,18 +165,33 @@ class DataManager:
             )
         return "present and verified"
 
+    def _came_from_source(self, manifest: dict[str, Any]) -> bool:
+        """Whether the source that is configured has filled the folder.
+
+        Raises:
+            UserError: that source, or one of another kind, with other settings.
+        """
+        origin = manifest.get("origin")
+        if self._source is not None and origin not in {None, self._source.origin}:
+            raise UserError(
+                f"{self.path} holds {origin}, and dataset.source asks for {self._source.origin}. Rename the "
+                "folder to fetch it anew, set another dataset.path, or set dataset.source as it was."
+            )
+        return self._source is not None and origin is not None
+
     def _bring(self) -> str:
         """Tries each source in turn."""
         failures = []
         if self._tracked:
             try:
                 if names := verify(self._tracked, root=self._root):
-                    self._remember(names, digest=self._tracked.digest)
+                    self._manifest.remember(names, digest=self._tracked.digest)
                     return "present, every file verified"
             except Exception as error:  # DVC's own troubles come in many families; the pull reports them.
                 _log.debug("could not verify %s: %s", self.path, error)
             try:
-                self._remember(pull(self._tracked, root=self._root), digest=self._tracked.digest)
+                names = pull(self._tracked, root=self._root)
+                self._manifest.remember(names, digest=self._tracked.digest)
                 return "pulled by DVC and verified"
             except FetchError as error:
                 failures.append(f"DVC: {error}")
@@ -177,6 +200,12 @@ class DataManager:
                 return self._fetch(self._url)
             except FetchError as error:
                 failures.append(f"dataset.url: {error}")
+        if self._source:
+            try:
+                return self._fetch_from(self._source)
+            except FetchError as error:
+                kept = "What has come is kept: start again, with a network, and it goes on from there."
+                failures.append(f"dataset.source: {error} {kept}")
         raise UserError(
             f"The data for {self.path} could not be brought here. {' '.join(failures)} "
             "Set dataset.path to a folder of your own, or dataset.url to an archive."
@@ -184,69 +213,49 @@ class DataManager:
 
     def _fetch(self, url: str) -> str:
         """Downloads and unpacks into the dataset's folder."""
-        if self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
-            raise FetchError(
-                f"{self.path} exists already and is left as it is. Move it away to download again."
+        self._refuse_to_replace()
+        with self._download_folder() as folder:
+            fetch_url(
+                url,
+                self.path,
+                folder=folder,
+                note=self._note,
+                sha256=self._sha256,
+                yandex_api=self._yandex_api,
+                limits=self._limits,
+                retries=self._retries,
+                progress=self._progress,
             )
-        if is_yandex_link(url):
-            self._fetch_yandex(url)
-        elif urlsplit(url).scheme in {"", "file"}:
-            self._unpack(Path(unquote(urlsplit(url).path) if url.startswith("file:") else url), url)
-        else:
-            with self._download_folder() as folder:
-                archive = folder / "archive"
-                download(
-                    lambda: url,
-                    archive,
-                    source=url,
-                    sha256=self._sha256,
-                    retries=self._retries,
-                    progress=self._progress,
-                )
-                self._unpack(archive, url)
         return "downloaded and verified"
 
-    def _fetch_yandex(self, link: str) -> None:
-        files = list_public_files(link, api=self._yandex_api, retries=self._retries)
-        settings: dict[str, Any] = {
-            "api": self._yandex_api,
-            "retries": self._retries,
-            "progress": self._progress,
-        }
+    def _refuse_to_replace(self) -> None:
+        if self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
+            raise FetchError(f"{self.path} exists and is left as it is. Move it away to download again.")
+
+    def _fetch_from(self, source: Source) -> str:
+        """Lets the source fill the folder, or add what it lacks to a folder that it has filled."""
+        manifest = self._manifest.read() if self.path.exists() else {}
+        is_addition = self._came_from_source(manifest)
+        if not is_addition:
+            self._refuse_to_replace()
+        missing = source.missing(self.path)
+        _log.info("Bringing to %s: %s; %s", self.path, source.origin, few(missing))
         with self._download_folder() as folder:
-            if files[0].path is None:
-                download_public_file(link, files[0], folder / "archive", sha256=self._sha256, **settings)
-                self._unpack(folder / "archive", link)
-                return
-            if self._sha256:
-                raise FetchError("dataset.sha256 is for archives; this link leads to a folder. Remove it.")
-            require_free_space(folder, sum(file.size or 0 for file in files), "the download")
-            # Files that an interrupted download has brought already are not fetched again.
-            for file in files:
-                target = folder / "files" / file.name
-                if not (target.exists() and file.sha256 and sha256_file(target) == file.sha256):
-                    download_public_file(link, file, target, **settings)
-            with working_folder(self.path) as work:
-                whole = (folder / "files").rename(work / "files")
-                settle(whole, self.path, before=self._noting(link, None))
+            whole = source.fetch(
+                folder, missing=missing, retries=self._retries or Retries(), progress=self._progress
+            )
+            if is_addition:
+                names = [*manifest["files"], *files_below(whole)]
+                merge(whole, self.path)
+                self._manifest.remember(names, origin=source.origin)
+            else:
+                settle(whole, self.path, before=lambda new: self._note(new, origin=source.origin))
+        return "downloaded and verified"
 
-    def _unpack(self, archive: Path, url: str) -> None:
-        """Unpacks an archive that is on this machine."""
-        if not archive.is_file():
-            raise FetchError(f"{archive} is not a file.")
-        digest = sha256_file(archive)
-        if self._sha256 and digest != self._sha256.lower():
-            raise FetchError(f"sha256 of {archive.name} is {digest}, expected {self._sha256}.")
-        extract_archive(archive, self.path, limits=self._limits, before=self._noting(url, digest))
-
-    def _noting(self, url: str, digest: str | None) -> Callable[[Path], None]:
+    def _note(self, folder: Path, **what: str) -> None:
         """Writes the manifest of a download while it still waits beside its place: whoever sees the folder
         sees the manifest, too, and never takes a download for a folder of the user's own."""
-
-        def note(folder: Path) -> None:
-            self._remember(list(files_below(folder)), folder=folder, sha256=digest, source=shown(url))
-
-        return note
+        self._manifest.remember(files_below(folder), folder=folder, **what)
 
     @contextmanager
     def _download_folder(self) -> Iterator[Path]:
@@ -267,33 +276,6 @@ class DataManager:
 
     def _beside(self, purpose: str) -> Path:
         return self.path.with_name(f".{self.path.name}.darkroom-{purpose}")
-
-    def _manifest_path(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.darkroom.json")
-
-    def _manifest(self) -> dict[str, Any]:
-        try:
-            manifest = read_json(self._manifest_path())
-        except (OSError, ValueError):
-            return {}
-        return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else {}
-
-    def _changed_since(self, manifest: dict[str, Any]) -> list[str]:
-        """Names of the manifest's files that are gone or look touched."""
-        return [name for name, seen in manifest["files"].items() if self._stamp(name) != seen]
-
-    def _stamp(self, name: str, folder: Path | None = None) -> list[int] | None:
-        """Size, and for what DVC tracks the time of the last change (it can be verified again; a download
-        cannot, and copying a folder changes times)."""
-        try:
-            status = ((folder or self.path) / name).stat()
-        except OSError:
-            return None
-        return [status.st_size, status.st_mtime_ns] if self._tracked else [status.st_size]
-
-    def _remember(self, names: Sequence[str], *, folder: Path | None = None, **what: str | None) -> None:
-        files = {name: self._stamp(name, folder) for name in names}
-        write_json_atomic(self._manifest_path(), {"files": files, **what})
 
 
 def prepare(manager: DataManager, *, report: Path | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.data.fetch_http import FetchError
+from src.files import md5_file
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-_CHUNK = 1 << 20
 _NAMED = 3
 
 
@@ -87,14 +86,6 @@ def _listing(repository: Repo, tracked: Tracked) -> dict[str, str] | None:
     return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def files_below(path: Path) -> dict[str, Path]:
     """All files of a folder by relative name ("" for a single file), hidden litter of desktops left out."""
     if path.is_file():
@@ -107,7 +98,9 @@ def _compare(output: Path, wanted: dict[str, str]) -> Differences:
     found = files_below(output)
     return Differences(
         missing=sorted(wanted.keys() - found.keys()),
-        changed=sorted(name for name in wanted.keys() & found.keys() if _md5(found[name]) != wanted[name]),
+        changed=sorted(
+            name for name in wanted.keys() & found.keys() if md5_file(found[name]) != wanted[name]
+        ),
         extra=sorted(found.keys() - wanted.keys()),
     )
 

@@ -1,20 +1,21 @@
-"""Downloads over HTTP(S) that survive cut connections: retries, resume, checks of size and hash."""
+"""Asking over HTTP(S): which addresses and redirects are followed, what is tried again, and how patiently."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from src.errors import UserError
-from src.files import read_json, require_free_space, sha256_file, write_json_atomic
 
-_CHUNK = 1 << 14  # small: of a cut connection at most this much is lost
+_T = TypeVar("_T")
 _MAX_REDIRECTS = 5
+# Seconds. A server that asks for more patience than this is better asked again by a person.
+_LONGEST_WAIT = 300.0
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -22,8 +23,12 @@ class FetchError(UserError):
     """Data could not be brought here; the message says why."""
 
 
-class _PassingError(Exception):
-    """A failure that may be gone at the next attempt."""
+class PassingError(Exception):
+    """A failure that may be gone at the next attempt, `wait` seconds from now at the earliest."""
+
+    def __init__(self, message: str, *, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +50,22 @@ def shown(url: str) -> str:
 def _check_url(url: str, *, after: str | None = None) -> None:
     scheme = urlsplit(url).scheme.lower()
     if scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise FetchError(f"{shown(url)} is no http(s) address. Check dataset.url.")
+        raise FetchError(f"{shown(url)} is no http(s) address. Check the address.")
     if after is not None and urlsplit(after).scheme.lower() == "https" and scheme != "https":
         raise FetchError(f"{shown(after)} redirects from https to {shown(url)}; refused.")
 
 
-def open_url(url: str, *, headers: dict[str, str], retries: Retries, stream: bool) -> Any:
+def open_url(
+    url: str, *, headers: dict[str, str], retries: Retries, stream: bool, session: Any = None
+) -> Any:
     """GET that follows at most five redirects, each checked, and returns the `requests.Response`.
+
+    Args:
+        url: the address.
+        headers: of the request, beside the program's name.
+        retries: for its timeouts.
+        stream: leave the body to be read in pieces.
+        session: a `requests.Session` of the caller's thread, to keep connections open between requests.
 
     Raises:
         FetchError: a redirect leads somewhere it must not, or there are too many.
@@ -60,7 +74,7 @@ def open_url(url: str, *, headers: dict[str, str], retries: Retries, stream: boo
 
     _check_url(url)
     for _ in range(_MAX_REDIRECTS + 1):
-        response = requests.get(
+        response = (session or requests).get(
             url,
             headers={"User-Agent": "darkroom", **headers},
             stream=stream,
@@ -76,35 +90,71 @@ def open_url(url: str, *, headers: dict[str, str], retries: Retries, stream: boo
     raise FetchError(f"{shown(url)}: more than {_MAX_REDIRECTS} redirects.")
 
 
-def with_retries(action: Callable[[], None], *, retries: Retries, what: str) -> None:
+def with_retries(
+    action: Callable[[], _T],
+    *,
+    retries: Retries,
+    what: str,
+    sleep: Callable[[float], object] | None = None,
+) -> _T:
     """Calls `action` until it succeeds; network errors and passing HTTP statuses are tried again.
+
+    Args:
+        action: what is tried.
+        retries: how often and how patiently; a server that asks for a longer pause is given it.
+        what: how messages call it.
+        sleep: waits so many seconds, instead of `time.sleep`.
+
+    Returns:
+        What `action` returned.
 
     Raises:
         FetchError: it still fails at the last attempt, or at once for what cannot pass.
     """
     import requests
 
-    reason = ""
+    reason, wait = "", 0.0
     for attempt in range(retries.attempts):
         if attempt:
-            time.sleep(retries.pause * 2 ** (attempt - 1))
+            (sleep or time.sleep)(max(wait, retries.pause * 2 ** (attempt - 1)))
         try:
             return action()
-        except (_PassingError, requests.RequestException, ConnectionError, TimeoutError) as error:
-            reason = str(error) if isinstance(error, _PassingError) else type(error).__name__
+        except PassingError as error:
+            reason, wait = str(error), error.wait
+        except (requests.RequestException, ConnectionError, TimeoutError) as error:
+            reason, wait = type(error).__name__, 0.0
     raise FetchError(f"{what}: {reason}, {retries.attempts} attempts.")
 
 
-def check_status(status: int, what: str) -> None:
+def retry_after(headers: Any) -> float:
+    """Seconds that a server asks to wait (Retry-After: a number or a date; RFC 9110, 10.2.3), or 0."""
+    value = str(headers.get("Retry-After", "")).strip()
+    if value.isascii() and value.isdecimal():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def check_status(response: Any, what: str) -> None:
     """Sorts HTTP statuses: fine (2xx), passing (tried again), final.
 
     Raises:
-        FetchError: a final one, such as 404.
+        FetchError: a final one, such as 404, or a server that wants to be left alone for long.
     """
+    status = response.status_code
     if status in _PASSING_STATUS:
-        raise _PassingError(f"the server answered {status}")
+        wait = retry_after(response.headers)
+        if wait > _LONGEST_WAIT:
+            raise FetchError(
+                f"{what}: the server answered {status} and asks to wait {wait / 60:.0f} minutes. "
+                "Start again then."
+            )
+        raise PassingError(f"the server answered {status}", wait=wait)
     if not 200 <= status < 300:
-        raise FetchError(f"{what}: the server answered {status}. Check dataset.url.")
+        raise FetchError(f"{what}: the server answered {status}. Check the address.")
 
 
 def get_json(url: str, *, retries: Retries, what: str) -> dict[str, Any]:
@@ -113,7 +163,7 @@ def get_json(url: str, *, retries: Retries, what: str) -> dict[str, Any]:
 
     def attempt() -> None:
         response = open_url(url, headers={"Accept": "application/json"}, retries=retries, stream=False)
-        check_status(response.status_code, what)
+        check_status(response, what)
         try:
             value = response.json()
         except ValueError as error:
@@ -124,158 +174,3 @@ def get_json(url: str, *, retries: Retries, what: str) -> dict[str, Any]:
 
     with_retries(attempt, retries=retries, what=what)
     return found
-
-
-class _Part:
-    """The half-finished file beside the target, and what is known about the whole it belongs to."""
-
-    def __init__(self, target: Path, source: str) -> None:
-        self.path = target.with_name(target.name + ".part")
-        self._note = target.with_name(target.name + ".part.json")
-        self._source = source
-
-    def known(self) -> dict[str, Any]:
-        """Validator and size of the whole file, if there is a part of the same source to go on with."""
-        if not self.path.exists() or not self._note.exists():
-            return {}
-        try:
-            note = read_json(self._note)
-        except (json.JSONDecodeError, OSError):
-            return {}
-        return note if isinstance(note, dict) and note.get("source") == self._source else {}
-
-    def remember(self, validator: str | None, size: int | None) -> None:
-        write_json_atomic(self._note, {"source": self._source, "validator": validator, "size": size})
-
-    def forget(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
-
-    def finish(self, target: Path) -> None:
-        self.path.replace(target)
-        self._note.unlink(missing_ok=True)
-
-
-def _validator(headers: Any) -> str | None:
-    """What tells one version of a file from another; weak ETags do not (RFC 9110, 13.1.5)."""
-    tag = headers.get("ETag")
-    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
-
-
-def _total_size(response: Any, offset: int) -> int | None:
-    if response.status_code == 206:
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
-        return int(total) if total.isdigit() else None
-    length = response.headers.get("Content-Length", "")
-    return offset + int(length) if length.isdigit() else None
-
-
-def _receive(
-    url: str,
-    part: _Part,
-    *,
-    known_size: int | None,
-    max_bytes: int,
-    retries: Retries,
-    progress: bool,
-    what: str,
-) -> None:
-    """One attempt: goes on where the part ends when the server can, else starts anew."""
-    from tqdm import tqdm
-
-    known = part.known()
-    offset = part.path.stat().st_size if known.get("validator") else 0
-    headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": known["validator"]}
-    with open_url(url, headers=headers, retries=retries, stream=True) as response:
-        if response.status_code == 416:
-            part.forget()
-            raise _PassingError("the server refused to go on, starting anew")
-        check_status(response.status_code, what)
-        if response.status_code != 206:
-            offset = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-            part.forget()
-            raise _PassingError("the server sent another part than asked for")
-        total = _total_size(response, offset)
-        if known_size is not None and total is not None and total != known_size:
-            raise FetchError(f"{what}: {total} bytes offered where {known_size} were expected.")
-        if (total or 0) > max_bytes:
-            raise FetchError(f"{what}: {total} bytes, more than the limit of {max_bytes}.")
-        require_free_space(part.path.parent, max(0, (total or 0) - offset), "the download")
-        part.remember(_validator(response.headers), total)
-        received = offset
-        with (
-            part.path.open("ab" if offset else "wb") as file,
-            tqdm(
-                total=total,
-                initial=offset,
-                unit="B",
-                unit_scale=True,
-                desc=what,
-                disable=None if progress else True,
-            ) as bar,
-        ):
-            for chunk in response.iter_content(_CHUNK):
-                received += len(chunk)
-                if received > max_bytes:
-                    raise FetchError(f"{what}: more than the limit of {max_bytes} bytes.")
-                file.write(chunk)
-                bar.update(len(chunk))
-    if total is not None and received != total:
-        raise _PassingError(f"the connection ended after {received} of {total} bytes")
-
-
-def download(
-    resolve: Callable[[], str],
-    target: Path,
-    *,
-    source: str,
-    sha256: str | None = None,
-    size: int | None = None,
-    max_bytes: int = 1 << 40,
-    retries: Retries | None = None,
-    progress: bool = True,
-) -> None:
-    """Brings a file to `target`, whole or not at all; a part stays beside it for the next try.
-
-    Args:
-        resolve: gives the address; called at each attempt, since some links live only for minutes.
-        target: where the file goes.
-        source: a stable name of the file, to recognise a part of it; printed without its query.
-        sha256: expected hash, if known.
-        size: expected size in bytes, if known.
-        max_bytes: refuse more than this.
-        retries: attempts, pauses and timeouts.
-        progress: show a progress bar when on a terminal.
-
-    Raises:
-        FetchError: not there, not what was expected, or the network failed at each attempt.
-        UserError: not enough disk space.
-    """
-    retries = retries or Retries()
-    what = f"download of {shown(source) if '://' in source else source}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = _Part(target, source)
-
-    def attempt() -> None:
-        resumed = bool(part.known())
-        _receive(
-            resolve(),
-            part,
-            known_size=size,
-            max_bytes=max_bytes,
-            retries=retries,
-            progress=progress,
-            what=what,
-        )
-        found = sha256_file(part.path) if sha256 else None
-        if sha256 and found != sha256.lower():
-            part.forget()
-            if resumed:
-                raise _PassingError("the resumed file has the wrong hash")
-            raise FetchError(f"{what}: sha256 is {found}, expected {sha256}. Check dataset.sha256.")
-
-    with_retries(attempt, retries=retries, what=what)
-    part.finish(target)

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from src.data.fetch_http import FetchError, Retries, download, get_json
+from src.data.download import download
+from src.data.fetch_http import FetchError, Retries, get_json
 
 YANDEX_API = "https://cloud-api.yandex.net/v1/disk"
 _HOSTS = re.compile(r"disk(\.360)?\.yandex\.[a-z]{2,3}(\.[a-z]{2})?|yadi\.sk")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from src.data.images import load_image, read_header
+from src.data.near_duplicates import FINGERPRINT_VERSION, fingerprint
 from src.errors import UserError
 from src.files import sha256_file, write_json_atomic
 
@@ -15,7 +16,7 @@ from src.files import sha256_file, write_json_atomic
 FULL_DECODE_LIMIT = 2000
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 _TAIL = 1 << 16
-_MEMO_VERSION = 1
+_MEMO_VERSION = [2, FINGERPRINT_VERSION]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Inspection:
         format: Pillow's name of the format of the content, such as HEIF.
         is_decoded: Whether all pixels were decoded and not only the header read.
         problem: What is wrong with the file, if something is.
+        fingerprint: What the image looks like (`near_duplicates.fingerprint`); empty if that was not asked.
     """
 
     sha256: str
@@ -37,10 +39,15 @@ class Inspection:
     format: str = ""
     is_decoded: bool = False
     problem: str | None = None
+    fingerprint: str = ""
 
 
 def inspect_files(
-    paths: Iterable[Path], *, memo_file: Path | None = None, decode: bool | None = None
+    paths: Iterable[Path],
+    *,
+    memo_file: Path | None = None,
+    decode: bool | None = None,
+    with_fingerprints: bool = False,
 ) -> dict[Path, Inspection]:
     """Inspects files in a small thread pool (decoders and hashing release the interpreter's lock).
 
@@ -49,6 +56,7 @@ def inspect_files(
         memo_file: Where the sound files of this dataset are remembered, by path, size and time of change. Two
             jobs may write it at once: the last one wins, and what is lost is looked at again.
         decode: Whether to decode in full; by default for up to `FULL_DECODE_LIMIT` files.
+        with_fingerprints: Whether to take the fingerprints of the files that are decoded.
     """
     unique = list(dict.fromkeys(paths))
     decode = len(unique) <= FULL_DECODE_LIMIT if decode is None else decode
@@ -57,15 +65,23 @@ def inspect_files(
     stamps = {path: _stamp(path) for path in unique}
     for path in unique:
         known = memo.get(f"{path}|{stamps[path]}")
-        if known is not None and (known.is_decoded or not decode):
+        if known is not None and _suffices(known, decode=decode, with_fingerprints=with_fingerprints):
             found[path] = known
     missing = [path for path in unique if path not in found]
+
+    def look(path: Path) -> Inspection:
+        return _inspect(path, decode=decode, with_fingerprint=decode and with_fingerprints)
+
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        found.update(zip(missing, pool.map(lambda path: _inspect(path, decode=decode), missing), strict=True))
+        found.update(zip(missing, pool.map(look, missing), strict=True))
     if memo_file is not None and missing:
         sound = {path: seen for path, seen in found.items() if seen.problem is None}
         _write_memo(memo_file, {f"{path}|{stamps[path]}": seen for path, seen in sound.items()})
     return {path: found[path] for path in unique}
+
+
+def _suffices(known: Inspection, *, decode: bool, with_fingerprints: bool) -> bool:
+    return not decode or (known.is_decoded and (bool(known.fingerprint) or not with_fingerprints))
 
 
 def _stamp(path: Path) -> str:
@@ -76,7 +92,7 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size}|{status.st_mtime_ns}"
 
 
-def _inspect(path: Path, *, decode: bool) -> Inspection:
+def _inspect(path: Path, *, decode: bool, with_fingerprint: bool) -> Inspection:
     try:
         if path.stat().st_size == 0:
             return Inspection(sha256="", problem="is empty. Replace or remove it.")
@@ -89,12 +105,16 @@ def _inspect(path: Path, *, decode: bool) -> Inspection:
         header = read_header(path)
         # A large set is not decoded twice, but a file whose end looks wrong must prove itself.
         decode = decode or not _ends_well(path, header.format)
-        if decode:
-            load_image(path)
+        image = load_image(path) if decode else None
     except UserError as error:
         return Inspection(sha256=sha256, problem=str(error).removeprefix(f"{path} "))
     return Inspection(
-        sha256=sha256, width=header.width, height=header.height, format=header.format, is_decoded=decode
+        sha256=sha256,
+        width=header.width,
+        height=header.height,
+        format=header.format,
+        is_decoded=decode,
+        fingerprint=fingerprint(image) if image is not None and with_fingerprint else "",
     )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.data.inspection import Inspection, inspect_files
-from src.data.records import ReadResult, Record
+from src.data.near_duplicates import group_near_duplicates, groups_of
+from src.data.records import ReadResult, Record, few
 from src.errors import DatasetProblems
 
 # Warnings of one kind that are listed; problems always are, all of them.
@@ -35,6 +36,8 @@ class DatasetReport:
         num_images: Different contents among their files.
         hashes: SHA-256 of each record's file, by record id.
         sizes: Upright (width, height) of each record's image, by record id.
+        group_keys: What must stay on one side of the split has one key: same contents, and near duplicates
+            where these were looked for. By record id.
         warnings: What a user should know and may leave as it is.
     """
 
@@ -42,6 +45,7 @@ class DatasetReport:
     num_images: int
     hashes: dict[str, str]
     sizes: dict[str, tuple[int, int]]
+    group_keys: dict[str, str]
     warnings: list[str]
 
 
@@ -52,6 +56,7 @@ def check_dataset(
     name: str = "dataset",
     needs_split: bool = True,
     memo_file: Path | None = None,
+    near_duplicates: str = "auto",
 ) -> DatasetReport:
     """Inspects every image and caption.
 
@@ -61,12 +66,19 @@ def check_dataset(
         name: What to call the dataset in messages.
         needs_split: Whether there must be enough images for training and validation.
         memo_file: See `inspect_files`.
+        near_duplicates: Whether near duplicates are looked for: "always", "never", or "auto", in sets that
+            are decoded in full in any case (see `inspect_files`).
 
     Raises:
         DatasetProblems: with all that must be mended.
     """
     problems = [str(problem) for problem in result.problems]
-    inspections = inspect_files((record.path for record in result.records), memo_file=memo_file)
+    inspections = inspect_files(
+        (record.path for record in result.records),
+        memo_file=memo_file,
+        decode=True if near_duplicates == "always" else None,
+        with_fingerprints=near_duplicates != "never",
+    )
     seen = {record.id: inspections[record.path] for record in result.records}
     by_path: dict[Path, str] = {}
     for record in result.records:
@@ -76,22 +88,57 @@ def check_dataset(
     ]
     problems += _record_problems(result.records)
     hashes = {id: inspection.sha256 for id, inspection in seen.items() if inspection.problem is None}
-    if needs_split and not problems and len(set(hashes.values())) < 2:
+    keys = group_near_duplicates({seen[id].sha256: seen[id].fingerprint for id in hashes})
+    group_keys = {id: keys[content] for id, content in hashes.items()}
+    if needs_split and not problems and len(set(group_keys.values())) < 2:
         problems.append(
-            f"{len(set(hashes.values()))} different image{'s' if len(set(hashes.values())) != 1 else ''}; at "
-            "least 2 are needed for training and validation. Add images."
+            _too_few(num_images=len(set(hashes.values())), num_groups=len(set(group_keys.values())))
         )
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise DatasetProblems(f"{count} in the {name}. Mend them and start again:", problems)
-    warnings = [*result.warnings, *_image_warnings(result.records, seen, resolution)]
+    warnings = [
+        *result.warnings,
+        *_image_warnings(result.records, seen, resolution),
+        *_near_duplicate_warnings(hashes, keys),
+    ]
     return DatasetReport(
         num_records=len(result.records),
         num_images=len(set(hashes.values())),
         hashes=hashes,
         sizes={id: (inspection.width, inspection.height) for id, inspection in seen.items()},
+        group_keys=group_keys,
         warnings=warnings,
     )
+
+
+def _too_few(*, num_images: int, num_groups: int) -> str:
+    if num_images > num_groups:
+        return (
+            f"all {num_images} images are near duplicates of each other; at least 2 different ones are "
+            "needed for training and validation. Add images, or set dataset.near_duplicates=never."
+        )
+    return (
+        f"{num_images} different image{'s' if num_images != 1 else ''}; at least 2 are needed for training "
+        "and validation. Add images."
+    )
+
+
+def _near_duplicate_warnings(hashes: dict[str, str], keys: dict[str, str]) -> list[str]:
+    """A line that names the groups of near duplicates, each image once."""
+    name_of: dict[str, str] = {}
+    for id, content in hashes.items():
+        name_of.setdefault(content, id)
+    groups = groups_of({id: keys[content] for content, id in name_of.items()})
+    if not groups:
+        return []
+    listed = "; ".join(f"({few(group, _MAX_LISTED)})" for group in groups[:_MAX_LISTED])
+    more = f" and {len(groups) - _MAX_LISTED} more groups" if len(groups) > _MAX_LISTED else ""
+    num_images, num_groups = sum(map(len, groups)), len(groups)
+    return [
+        f"{num_images} images are near duplicates, in {num_groups} group{'s' if num_groups > 1 else ''} that "
+        f"stay on one side of the split: {listed}{more}."
+    ]
 
 
 def _record_problems(records: list[Record]) -> list[str]:

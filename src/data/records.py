@@ -1,5 +1,6 @@
 """The one shape every data source is brought to: an image file, its caption, and a stable name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,8 +44,16 @@ class ReadResult:
         records: The usable examples.
         problems: All that is wrong; training is refused while there are any.
         warnings: What was guessed or left out, for the log.
+        attribution: Whom to credit wherever the data, or what was made of it, is shown; None if nobody.
     """
 
     records: list[Record]
     problems: list[Problem]
     warnings: list[str] = field(default_factory=list)
+    attribution: str | None = None
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

@@ -2,11 +2,11 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.records import Record
+from src.data.records import Record, few
 from src.errors import UserError
 from src.files import read_json, write_json_atomic
 from src.randomness import address_seed
@@ -47,7 +47,9 @@ def split_records(
     """Splits records exactly by `validation_fraction`, over groups of images with the same content.
 
     Groups are ranked by the hash of (split seed, content). Of the groups that the split file does not know,
-    as many of the first as are missing go to validation, so the ratio stays exact while images are added.
+    as many of the first as are missing go to validation, so the ratio stays exact while images are added. A
+    group that alone has more images than should be held out is passed over while there are others: a long
+    burst of one motif is no yardstick, and training would lack it.
 
     Args:
         records: The dataset.
@@ -56,7 +58,8 @@ def split_records(
         validation_fraction: Share of the groups that is held out; at least one group and all but one.
         split_file: Where the sides are kept by content hash (see `split_file_path`), or None to keep nothing.
             Jobs that write it at once write the same.
-        group_keys: Records of one key stay on one side; by default the content hash.
+        group_keys: Records of one key stay on one side, by record id; by default the content hash. A key must
+            hold all records of a content.
 
     Raises:
         UserError: fewer than two groups, a split file that is damaged or of another seed or fraction, or one
@@ -91,13 +94,39 @@ def split_records(
     return split
 
 
+def split_warnings(split: Split, group_keys: Mapping[str, str]) -> list[str]:
+    """What near duplicates mean for a split that was begun before they were there, or were looked for.
+
+    Args:
+        split: The two sides.
+        group_keys: As they were given to `split_records`.
+    """
+    warnings = []
+    if split.left_out:
+        warnings.append(
+            f"{len(split.left_out)} images are near duplicates of training and of validation images, and are "
+            f"left out: {few([record.id for record in split.left_out])}."
+        )
+    sides: dict[str, dict[str, str]] = defaultdict(dict)
+    for side, records in ((TRAIN, split.train), (VALIDATION, split.validation)):
+        for record in records:
+            sides[group_keys[record.id]].setdefault(side, record.id)
+    both = [f"{group[TRAIN]} and {group[VALIDATION]}" for group in sides.values() if len(group) == 2]
+    if both:
+        warnings.append(
+            f"{len(both)} groups of near duplicates stand on both sides of the split, which was made before: "
+            f"{few(both)}. Validation looks too good. Another dataset.split_seed splits anew."
+        )
+    return warnings
+
+
 def num_validation_groups(num_groups: int, validation_fraction: float) -> int:
     """How many of the groups are held out: the rounded share, at least one and at most all but one."""
     return min(max(math.floor(validation_fraction * num_groups + 0.5), 1), num_groups - 1)
 
 
 def _assign(
-    groups: Iterable[set[str]], known: Mapping[str, str], *, split_seed: int, validation_fraction: float
+    groups: Collection[set[str]], known: Mapping[str, str], *, split_seed: int, validation_fraction: float
 ) -> dict[str, str]:
     """The side of every content hash, except of new ones in a group that joins both sides."""
     sides: dict[str, str] = {}
@@ -114,7 +143,9 @@ def _assign(
                 sides[content] = next(iter(old_sides))
             elif content in known:
                 sides[content] = known[content]
-    new.sort(key=lambda group: (address_seed(split_seed, "split", min(group)), min(group)))
+    num_images = sum(len(group) for group in groups)
+    most = max(1, math.floor(validation_fraction * num_images + 0.5))
+    new.sort(key=lambda group: (len(group) > most, address_seed(split_seed, "split", min(group)), min(group)))
     num_new_held_out = max(0, num_validation_groups(num_groups, validation_fraction) - num_held_out)
     for index, group in enumerate(new):
         side = VALIDATION if index < num_new_held_out else TRAIN

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,8 +14,9 @@ from src.data.encode import EncodedDataset
 from src.data.images import parse_colour
 from src.data.latent_cache import LatentCache
 from src.data.preflight import DatasetReport, check_dataset
+from src.data.readers.common import read_attribution
 from src.data.records import ReadResult, Record
-from src.data.split import Split, split_file_path, split_records
+from src.data.split import Split, split_file_path, split_records, split_warnings
 from src.data.text_cache import TextCache
 from src.models.base import DiffusionModel
 
@@ -62,20 +63,19 @@ def data_manager(config: DatasetConfig, *, root: Path) -> DataManager:
         url=config.url,
         sha256=config.sha256,
         yandex_api=config.yandex_api,
+        source=build("dataset.source", config.source) if config.source is not None else None,
         root=root,
         companions=(),
     )
 
 
 def read_dataset(config: TrainConfig) -> ReadResult:
-    """Runs the reader of `dataset.reader`."""
+    """Runs the reader of `dataset.reader`. A file in the folder that says whom to credit counts before it."""
+    path = Path(config.dataset.path)
     result: ReadResult = build(
-        "dataset.reader",
-        config.dataset.reader,
-        path=Path(config.dataset.path),
-        placeholder=config.dataset.placeholder,
+        "dataset.reader", config.dataset.reader, path=path, placeholder=config.dataset.placeholder
     )
-    return result
+    return replace(result, attribution=read_attribution(path) or result.attribution)
 
 
 def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> PreparedData:
@@ -95,6 +95,7 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
         resolution=size,
         name=f"dataset {dataset.name} ({dataset.path})",
         memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}.json",
+        near_duplicates=dataset.near_duplicates,
     )
     for warning in report.warnings:
         log.warning("%s", warning)
@@ -107,7 +108,10 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
         split_file=split_file_path(
             folder, split_seed=dataset.split_seed, validation_fraction=dataset.validation_fraction
         ),
+        group_keys=report.group_keys,
     )
+    for warning in split_warnings(split, report.group_keys):
+        log.warning("%s", warning)
     return PreparedData(result=result, report=report, split=split)
 
 

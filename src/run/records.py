@@ -29,6 +29,7 @@ def lineage_of(
         config=job.resolved,
         content_hashes=data.report.hashes,
         captions={record.id: record.caption for record in data.result.records},
+        attribution=data.result.attribution,
         split={
             "train": [record.id for record in data.split.train],
             "validation": [record.id for record in data.split.validation],

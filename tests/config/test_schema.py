@@ -26,6 +26,7 @@ from src.errors import UserError
         (lambda: DatasetConfig(name="a", path="b", resolution=100), "96 and 104"),
         (lambda: DatasetConfig(name="a", path="b", placeholder="two words"), "one word"),
         (lambda: DatasetConfig(name="a", path="b", num_variants=3), "changes nothing"),
+        (lambda: DatasetConfig(name="a", path="b", near_duplicates="alway"), "Did you mean always"),
         (lambda: DatasetConfig(name="a", path="b", validation_fraction=1.0), "validation_fraction"),
         (lambda: RunConfig(name="a/b"), "plain folder name"),
         (lambda: RunConfig(name=".."), "plain folder name"),

@@ -37,6 +37,8 @@ def test_the_shipped_blocks_pass():
         ("dataset.reader._target_", "os.system", "dataset.reader._target_=os.system is not allowed"),
         ("dataset.reader._target_", "logging.os.system", "is not allowed"),
         ("dataset.reader._target_", "src.data.readers.subject.Path", "is not allowed"),
+        ("dataset.source", {"_target_": "src.data.readers.coco.read_coco"}, "is not allowed"),
+        ("dataset.source", {"_target_": "src.data.sources.coco.CocoSource", "split": 1}, "Did you mean"),
         ("optimizer.algorithm._target_", "src.data.readers.subject.read_subject", "is not allowed"),
         ("dataset.reader", "read_subject", "must be a block"),
         ("dataset.reader.default_captoin", "x", "Did you mean dataset.reader.default_caption"),

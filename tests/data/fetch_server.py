@@ -7,19 +7,25 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 
 class Server:
-    """Serves `files` by path. `seen` lists (path, Range header) of each request."""
+    """Serves `files` by path. `seen` lists (path, Range header) of each request.
+
+    `failures` are statuses given first, with `failure_headers`; `cut_after` bytes the connection ends; paths in
+    `without_length` get no Content-Length, so that only their end says how long they are.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.failures: dict[str, list[int]] = {}
+        self.failure_headers: dict[str, str] = {}
         self.cut_after: dict[str, list[int]] = {}
+        self.without_length: set[str] = set()
         self.answers: dict[str, Callable[[dict[str, str]], tuple[int, object]]] = {}
         self.ranges = True
         self.validators = True
@@ -36,7 +42,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             parts = urlsplit(self.path)
             server.seen.append((parts.path, self.headers.get("Range")))
             if server.failures.get(parts.path):
-                self.send_error(server.failures[parts.path].pop(0))
+                self._send(server.failures[parts.path].pop(0), b"no", server.failure_headers)
             elif parts.path in server.answers:
                 question = {key: values[0] for key, values in parse_qs(parts.query).items()}
                 status, value = server.answers[parts.path](question)
@@ -66,12 +72,14 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
+            if path not in server.without_length:
+                self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             if server.cut_after.get(path):
                 data = data[: server.cut_after[path].pop(0)]
                 self.close_connection = True
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # a client that has seen enough hangs up
+                self.wfile.write(data)
 
     return Handler
 

@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from src.data.data_manager import PROJECT_ROOT, DataManager, prepare
-from src.data.fetch_http import Retries
+from src.data.fetch_http import FetchError, Retries
 from src.errors import UserError
 from tests.data.fetch_server import Server, serving
 from tests.data.test_fetch_archives import content, make_tar, make_zip
@@ -269,6 +269,65 @@ def test_two_at_once_download_once(clone: Path, server: Server, tmp_path: Path) 
         thread.join()
     assert sorted(results) == ["downloaded and verified"] + ["present and verified"] * 3
     assert len(server.seen) == 1
+
+
+class Shelf:
+    """A source that has a set at hand, or fails."""
+
+    def __init__(self, files: dict[str, bytes] | None) -> None:
+        self.files = files
+        self.num_fetched = 0
+
+    @property
+    def origin(self) -> str:
+        return "the shelf"
+
+    def missing(self, path: Path) -> list[str]:
+        return [] if path.exists() and any(path.iterdir()) else ["all"]
+
+    def fetch(self, folder: Path, *, missing: Sequence[str], retries: Retries, progress: bool) -> Path:
+        self.num_fetched += 1
+        (folder / "half").write_bytes(b"half")
+        if self.files is None:
+            raise FetchError("the shelf is empty.")
+        write(folder / "whole", self.files)
+        return folder / "whole"
+
+
+def test_a_source_is_tried_after_all_else(clone: Path, server: Server, tmp_path: Path) -> None:
+    shelf = Shelf(PHOTOS)
+    assert manager(clone, source=shelf, companions=()).ensure() == "pulled by DVC and verified"
+    server.files["/set.zip"] = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    settings: dict[str, Any] = {"path": tmp_path / "a", "url": server.url + "/set.zip", "source": shelf}
+    assert manager(clone, **settings).ensure() == "downloaded and verified"
+    # What came from the URL did not come from the source, and that is no fault.
+    assert manager(clone, **settings).ensure() == "present and verified"
+    assert shelf.num_fetched == 0
+    settings |= {"path": tmp_path / "b", "url": server.url + "/none.zip"}
+    assert manager(clone, **settings).ensure() == "downloaded and verified"
+    assert content(tmp_path / "b") == PHOTOS
+    shutil.rmtree(clone / "data" / "demo")
+    shutil.rmtree(clone / "assets" / "dvc-remote")
+    shutil.rmtree(clone / ".dvc" / "cache", ignore_errors=True)
+    assert manager(clone, source=shelf, companions=()).ensure() == "downloaded and verified"
+    assert shelf.num_fetched == 2
+
+
+def test_what_a_source_brought_is_known_and_what_failed_is_kept(clone: Path, tmp_path: Path) -> None:
+    shelf = Shelf(None)
+    mine = manager(clone, path=tmp_path / "mine", url=str(tmp_path / "none.zip"), source=shelf)
+    with pytest.raises(
+        UserError, match=r"dataset\.url: .*none\.zip is not a file\. dataset\.source: the shelf is empty"
+    ):
+        mine.ensure()
+    assert content(tmp_path / ".mine.darkroom-download") == {"half": b"half"}
+    shelf.files = PHOTOS
+    assert mine.ensure() == "downloaded and verified"
+    assert not (tmp_path / ".mine.darkroom-download").exists()
+    assert mine.ensure() == "present and verified"
+    (tmp_path / "mine" / "IMG_1.HEIC").unlink()
+    with pytest.raises(UserError, match=r"IMG_1\.HEIC missing or changed"):
+        manager(clone, path=tmp_path / "mine").ensure()
 
 
 def test_prepare_says_one_line(clone: Path) -> None:

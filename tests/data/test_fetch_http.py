@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
+from src.data import download as downloads
 from src.data import fetch_http
-from src.data.fetch_http import FetchError, Retries, download, open_url, shown
+from src.data.download import download
+from src.data.fetch_http import FetchError, Retries, open_url, shown
 from tests.data.fetch_server import Server, serving
 
-CHUNK = fetch_http._CHUNK
+CHUNK = downloads._CHUNK
 DATA = bytes(range(256)) * 4000
 QUICK = Retries(attempts=3, pause=0.01, connect_timeout=2.0, read_timeout=2.0)
 
@@ -76,6 +80,30 @@ def test_passing_errors_are_tried_again(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == DATA
 
 
+@pytest.mark.parametrize("asked", ["7", "date", "soon", None])
+def test_a_server_that_asks_for_time_is_given_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(fetch_http.time, "sleep", pauses.append)
+    if asked == "date":
+        asked = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
+    server.failures["/set.zip"] = [429]
+    server.failure_headers = {} if asked is None else {"Retry-After": asked}
+    fetch(server, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    (pause,) = pauses
+    assert 6 < pause <= 8 if asked not in {"soon", None} else pause == QUICK.pause
+
+
+def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, tmp_path: Path) -> None:
+    server.failures["/set.zip"] = [503]
+    server.failure_headers = {"Retry-After": "3600"}
+    with pytest.raises(FetchError, match=r"answered 503 and asks to wait 60 minutes\. Start again then"):
+        fetch(server, tmp_path / "a")
+    assert len(server.seen) == 1
+
+
 def test_missing_is_final(server: Server, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="answered 404"):
         fetch(server, tmp_path / "a", path="/nothing.zip")
@@ -86,6 +114,43 @@ def test_a_wrong_hash_is_refused_and_nothing_kept(server: Server, tmp_path: Path
     with pytest.raises(FetchError, match="expected 00"):
         fetch(server, tmp_path / "a", sha256="00" * 32)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_publishers_md5_and_size_are_checked(server: Server, tmp_path: Path) -> None:
+    url = server.url + "/set.zip"
+    good = {"md5": hashlib.md5(DATA).hexdigest(), "size": len(DATA)}
+    download(lambda: url, tmp_path / "a", source=url, retries=QUICK, progress=False, **good)
+    for bad, message in (
+        ({"md5": "00" * 16}, "md5 is .*expected 00"),
+        ({"size": 7}, "where 7 were expected"),
+    ):
+        with pytest.raises(FetchError, match=message):
+            download(lambda: url, tmp_path / "b", source=url, retries=QUICK, progress=False, **good | bad)
+        assert not (tmp_path / "b").exists()
+
+
+def test_half_a_body_of_unsaid_length_is_noticed_by_the_known_size(server: Server, tmp_path: Path) -> None:
+    url = server.url + "/set.zip"
+    server.without_length.add("/set.zip")
+    server.cut_after["/set.zip"] = [36 * CHUNK]
+    download(lambda: url, tmp_path / "a", source=url, size=len(DATA), retries=QUICK, progress=False)
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+def test_a_download_stopped_while_it_is_checked_is_not_fetched_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "hash_fault", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server, tmp_path / "a")
+    server.seen.clear()
+    fetch(server, tmp_path / "a", sha256=hashlib.sha256(DATA).hexdigest())
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert server.seen == []
 
 
 def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:

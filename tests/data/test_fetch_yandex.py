@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from src.data import fetch_http, fetch_yandex
+from src.data import download as downloads
+from src.data import fetch_yandex
 from src.data.fetch_http import FetchError, Retries
 from src.data.fetch_yandex import download_public_file, is_yandex_link, list_public_files
 from tests.data.fetch_server import Server, serving
@@ -98,13 +99,13 @@ def test_folders_are_walked_page_by_page(
 def test_a_new_address_is_asked_for_on_resume(server: Server, tmp_path: Path) -> None:
     tree = {"/a.bin": bytes(range(256)) * 4000}
     serve_disk(server, tree)
-    server.cut_after["next"] = [30 * fetch_http._CHUNK]
+    server.cut_after["next"] = [30 * downloads._CHUNK]
     api = server.url + "/v1/disk"
     (file,) = list_public_files(LINK, api=api, retries=QUICK)
     download_public_file(LINK, file, tmp_path / "a.bin", api=api, retries=QUICK, progress=False)
     assert (tmp_path / "a.bin").read_bytes() == tree["/a.bin"]
     content = [entry for entry in server.seen if entry[0].startswith("/content")]
-    assert content == [("/content/0", None), ("/content/1", f"bytes={30 * fetch_http._CHUNK}-")]
+    assert content == [("/content/0", None), ("/content/1", f"bytes={30 * downloads._CHUNK}-")]
 
 
 def test_unknown_links_and_bad_names(server: Server) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from src.data.readers.arasaac import read_arasaac
 from src.data.readers.coco import read_coco
+from src.data.readers.common import read_attribution
 from src.data.readers.subject import read_subject
 from src.errors import UserError
 from tests.data.pictures import noise_image, photo_folder
@@ -89,7 +90,7 @@ def test_every_kind_of_caption_problem_is_listed_with_its_line(tmp_path):
     expected = [
         ("captions.txt:2", "filename|caption"),
         ("captions.txt:3", "'gone.png' does not exist"),
-        ("captions.txt:4", "on line 1 already"),
+        ("captions.txt:4", "in captions.txt:1 already"),
         ("captions.txt:5", "is empty"),
         ("captions.txt:6", "filename|caption"),
         ("IMG_0003.png", "has no caption"),
@@ -213,6 +214,41 @@ def test_arasaac_api_items(tmp_path):
     assert result.records[0].path == tmp_path / "2239/2239_500.png"
     assert "1 pictograms flagged" in result.warnings[0]
     assert [str(problem)[:18] for problem in result.problems] == ["pictograms.json[3]", "pictograms.json[4]"]
+
+
+def test_no_more_than_so_many_and_always_the_same(tmp_path):
+    items = [{"_id": number, "keywords": [f"word {number}"]} for number in range(1, 13)]
+    for number in range(1, 13):
+        noise_image(number).save(tmp_path / f"{number}.png")
+
+    def chosen(max_samples, items):
+        (tmp_path / "pictograms.json").write_text(json.dumps(items))
+        return [record.id for record in read_arasaac(path=tmp_path, max_samples=max_samples).records]
+
+    five = chosen(5, items)
+    assert len(set(five)) == 5
+    assert sorted(chosen(5, items[::-1])) == sorted(five)
+    assert set(five) < set(chosen(8, items))
+    assert len(chosen(99, items)) == len(chosen(None, items)) == 12
+    with pytest.raises(UserError, match="max_samples=0 must be a whole number of at least 1"):
+        chosen(0, items)
+
+
+def test_whom_to_credit(tmp_path):
+    assert "Sergio Palao" in read_arasaac(path=arasaac_table(tmp_path / "arasaac")).attribution
+    assert "CC BY 4.0" in read_coco(path=coco_folder(tmp_path / "coco"), split="val2017").attribution
+    assert read_subject(path=photo_folder(tmp_path / "photos", 2)).attribution is None
+
+
+@pytest.mark.parametrize("name", ["ATTRIBUTION", "ATTRIBUTION.md", "attribution.txt"])
+def test_a_file_that_says_whom_to_credit(tmp_path, name):
+    assert read_attribution(tmp_path) is None
+    (tmp_path / name).write_bytes("\ufeff# Credit\r\n\r\nMade by  Äb\n".encode())
+    assert read_attribution(tmp_path) == "# Credit Made by Äb"
+    (tmp_path / name).write_bytes(b"\xff" + b"x" * 9000)
+    assert len(read_attribution(tmp_path)) == 2000
+    (tmp_path / name).write_bytes(b"\n")
+    assert read_attribution(tmp_path) is None
 
 
 def test_arasaac_bad_input(tmp_path):

@@ -122,6 +122,18 @@ def test_no_key_is_left_out():
     assert top_level - documented == set()
 
 
+@pytest.mark.parametrize("option", ["arasaac", "coco"])
+def test_the_options_of_a_source(option):
+    column = f"Option (`dataset={option}`)"
+    rows = [row for table in tables(text_of("docs/data.md")) for row in table if column in row]
+    source = composed("train", f"dataset={option}")["dataset"]["source"]
+    documented = {row[column].strip("`").removeprefix("dataset.source."): row["Default"] for row in rows}
+    assert documented.keys() == source.keys() - {"_target_"}
+    for name, default in documented.items():
+        if match := re.fullmatch(r"`([^`]*)`", default):
+            assert yaml.safe_load(match[1]) == source[name], name
+
+
 def test_every_experiment_is_listed():
     text = text_of("docs/configuration.md")
     experiments = {file.stem for file in (CONFIG_DIR / "experiment").glob("*.yaml")}

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from src.config.cli import CONFIG_DIR
+from src.data.readers.arasaac import CREDIT
 from src.data.readers.common import IMAGE_SUFFIXES
 from src.inference.generate import plan_images
 from src.models import detect
@@ -36,6 +37,10 @@ def test_the_default_caption_and_the_split_file():
     assert split is not None
     assert split[1] == "split_seed0_validation0.2.json"
     assert {".heic", ".jpg", ".png", ".webp"} <= {s for s in IMAGE_SUFFIXES if f"`{s}`" in page}
+
+
+def test_the_credit_line_of_pictograms():
+    assert CREDIT in " ".join(text_of("docs/data.md").replace("\n> ", " ").split())
 
 
 def test_what_is_refused_as_a_base_model():

@@ -1,8 +1,4 @@
-"""ARASAAC pictograms from a local export: a table, or the items of ARASAAC's own API, beside the images.
-
-Author of the pictograms: Sergio Palao. Origin: ARASAAC (arasaac.org). Licence: CC (BY-NC-SA). Owner:
-Government of Aragon.
-"""
+"""ARASAAC pictograms: a table, or the items of ARASAAC's own API, beside the images."""
 
 import csv
 import io
@@ -12,10 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.data.readers.common import read_text, require_images, simplify, text_of
+from src.data.checks import require_whole_number
+from src.data.readers.common import first_by_hash, read_text, require_images, simplify, text_of
 from src.data.records import Problem, ReadResult, Record
 from src.errors import UserError
 
+# What the licence asks for wherever the pictograms, or what was made of them, are shown.
+CREDIT = (
+    "Author of the pictograms: Sergio Palao. Origin: ARASAAC (https://arasaac.org). Licence: CC BY-NC-SA. "
+    "Owner: Government of Aragon (Spain)."
+)
 METADATA_FILES = ("metadata.csv", "metadata.tsv", "metadata.json", "pictograms.json")
 CAPTION_STYLES = ("simple", "descriptive", "template")
 _FILE_COLUMNS = ("file_name", "filename", "file", "image", "path")
@@ -27,8 +29,8 @@ _MAX_DETAILS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pictogram:
-    """One item, whatever file it came from."""
+class Pictogram:
+    """One item, whatever file it came from. `where` is its place there, for messages."""
 
     where: str
     id: str
@@ -45,6 +47,7 @@ def read_arasaac(
     placeholder: str | None = None,
     caption_style: str = "simple",
     metadata_file: str | None = None,
+    max_samples: int | None = None,
 ) -> ReadResult:
     """Reads a folder of pictograms with their titles, keywords and categories.
 
@@ -59,12 +62,15 @@ def read_arasaac(
         caption_style: "simple" (grandfather), "descriptive" (a pictogram of grandfather, elderly family
             member) or "template" (ARASAAC pictogram showing grandfather).
         metadata_file: The table's name; by default the first of `METADATA_FILES` that is there.
+        max_samples: Take no more than so many; see `first_by_hash`.
 
     Raises:
         UserError: the folder, its images or the metadata are missing, or the metadata cannot be parsed.
     """
     if caption_style not in CAPTION_STYLES:
         raise UserError(f"caption_style={caption_style} must be one of {', '.join(CAPTION_STYLES)}.")
+    if max_samples is not None:
+        require_whole_number("max_samples", max_samples, least=1)
     images = require_images(path, "pictogram")
     file = _find_metadata(path, metadata_file)
     text, problems = read_text(file)
@@ -92,7 +98,10 @@ def read_arasaac(
     warnings = (
         [f"{num_flagged} pictograms flagged {' or '.join(_FLAGS)} were left out."] if num_flagged else []
     )
-    return ReadResult(records=records, problems=problems, warnings=warnings)
+    if max_samples is not None:
+        chosen = first_by_hash((record.id for record in records), max_samples)
+        records = [record for record in records if record.id in chosen]
+    return ReadResult(records=records, problems=problems, warnings=warnings, attribution=CREDIT)
 
 
 def _find_metadata(path: Path, metadata_file: str | None) -> Path:
@@ -106,7 +115,7 @@ def _find_metadata(path: Path, metadata_file: str | None) -> Path:
     )
 
 
-def _parse(text: str, file: Path) -> list[_Pictogram]:
+def _parse(text: str, file: Path) -> list[Pictogram]:
     if file.suffix.casefold() == ".json":
         return _parse_json(text, file)
     delimiter = "\t" if file.suffix.casefold() == ".tsv" else ","
@@ -118,31 +127,32 @@ def _parse(text: str, file: Path) -> list[_Pictogram]:
     try:
         for row in reader:
             cells = {text_of(name).casefold(): value for name, value in row.items() if name is not None}
-            items.append(_from_mapping(cells, where=f"{file.name}:{reader.line_num}"))
+            items.append(to_pictogram(cells, where=f"{file.name}:{reader.line_num}"))
     except csv.Error as error:
         raise UserError(f"{file}:{reader.line_num} cannot be parsed ({error}). Export it again.") from error
     return items
 
 
-def _parse_json(text: str, file: Path) -> list[_Pictogram]:
+def _parse_json(text: str, file: Path) -> list[Pictogram]:
     try:
         items = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is no valid JSON ({error}). Export it again.") from error
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UserError(f"{file} must be a JSON list of objects, one for each pictogram.")
-    return [_from_mapping(item, where=f"{file.name}[{index}]") for index, item in enumerate(items)]
+    return [to_pictogram(item, where=f"{file.name}[{index}]") for index, item in enumerate(items)]
 
 
-def _from_mapping(item: Mapping[str, Any], *, where: str) -> _Pictogram:
-    keywords = _words(item.get("keywords"))
-    return _Pictogram(
+def to_pictogram(item: Mapping[str, Any], *, where: str) -> Pictogram:
+    """Reads a row of a table or an item of the API; what it lacks is empty."""
+    keywords = words_of(item.get("keywords"))
+    return Pictogram(
         where=where,
         id=_first(item, _ID_COLUMNS),
         file_name=_first(item, _FILE_COLUMNS),
         title=text_of(item.get("title")) or (keywords[0] if keywords else ""),
         keywords=keywords,
-        categories=_words(item.get("categories")) or _words(item.get("tags")),
+        categories=words_of(item.get("categories")) or words_of(item.get("tags")),
         is_flagged=any(text_of(item.get(flag)).casefold() in ("true", "1", "yes") for flag in _FLAGS),
     )
 
@@ -151,14 +161,14 @@ def _first(item: Mapping[str, Any], columns: tuple[str, ...]) -> str:
     return next((text_of(item[column]) for column in columns if text_of(item.get(column))), "")
 
 
-def _words(value: Any) -> list[str]:
+def words_of(value: Any) -> list[str]:
     """`a|b|c`, a list of words, or the API's list of objects with a `keyword`."""
     parts = value if isinstance(value, list) else text_of(value).split("|")
     words = (text_of(part.get("keyword")) if isinstance(part, dict) else text_of(part) for part in parts)
     return [word for word in words if word]
 
 
-def _caption(item: _Pictogram, style: str) -> str:
+def _caption(item: Pictogram, style: str) -> str:
     if style == "simple":
         return item.title
     if style == "template":
@@ -178,7 +188,7 @@ class _ImageFinder:
             self._by_base.setdefault(base, name)
             self._by_base.setdefault(_plain(base.rpartition(".")[0]), name)
 
-    def find(self, item: _Pictogram) -> str | None:
+    def find(self, item: Pictogram) -> str | None:
         if item.file_name:
             name = simplify(item.file_name)
             return self._by_name.get(name) or self._by_base.get(name)

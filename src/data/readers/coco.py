@@ -10,6 +10,10 @@ from src.data.records import Problem, ReadResult, Record
 from src.errors import UserError
 from src.randomness import address_seed
 
+CREDIT = (
+    "Captions: COCO 2017, COCO Consortium (https://cocodataset.org), CC BY 4.0. Photos: from Flickr, each "
+    "under the licence that the annotation file names."
+)
 CAPTION_RULES = ("first", "all", "longest", "random")
 
 
@@ -43,7 +47,8 @@ def read_coco(
     folder = path / split
     if not annotations.is_file():
         raise UserError(
-            f"{annotations} does not exist. Unpack COCO's annotations there or set captions_file."
+            f"{annotations} does not exist. Unpack COCO's annotations there, set captions_file, or set "
+            "dataset.path to a new folder to have COCO brought there."
         )
     if not folder.is_dir():
         raise UserError(f"The image folder {folder} does not exist. Unpack {split}.zip there.")
@@ -66,7 +71,7 @@ def read_coco(
                 records.append(Record(path=folder / name, caption=text, id=f"{image_id}{suffix}"))
     if not files:
         problems.append(Problem(file=annotations.name, message="lists no images. Unpack it again."))
-    return ReadResult(records=records, problems=problems)
+    return ReadResult(records=records, problems=problems, attribution=CREDIT)
 
 
 def _parse(annotations: Path) -> tuple[dict[int, str], dict[int, list[str]]]:

@@ -1,13 +1,29 @@
 """What all readers share: finding image files, reading text, and saying what is missing."""
 
+import os
+import re
 import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from src.data.images import IMAGE_SUFFIXES
-from src.data.records import Problem
+from src.data.records import Problem, Record
 from src.errors import UserError
+from src.randomness import address_seed
 
+# Of these the first kind that is there counts.
+METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+# A prompt has 77 tokens; a text beyond this is a file that lost its line breaks.
+MAX_CAPTION = 10_000
+_MAX_BYTES = 1 << 30
+_NO_TEXT = re.compile("[\x00-\x1f\ud800-\udfff]")
+# A file of one of these names in a dataset's folder says whom to credit.
+ATTRIBUTION_NAMES = ("attribution.txt", "attribution.md", "attribution")
+_MAX_ATTRIBUTION = 2000
+# Text files that are no captions.
+_PAPERS = ("attribution.", "license.", "licence.", "readme.")
 _RUBBISH = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
@@ -22,19 +38,92 @@ def require_folder(path: Path, what: str) -> None:
         raise UserError(f"dataset.path={path} is a file. Set it to the folder that holds the {what}.")
 
 
-def list_images(folder: Path) -> dict[str, Path]:
-    """All image files under a folder by their path relative to it, sorted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """The files of a dataset's folder that count, by their path relative to it, sorted.
 
-    Hidden files, macOS leftovers (`._*`, `__MACOSX`) and what is no image by its suffix are ignored.
+    Attributes:
+        images: Image files, by their suffix.
+        texts: `.txt` files.
+        tables: Metadata files of the image folder convention.
+        problems: Links that lead outside the folder, and names that no file of captions could hold.
     """
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if any(part.startswith(".") or part.casefold() in _RUBBISH for part in relative.parts):
-            continue
-        if path.suffix.casefold() in IMAGE_SUFFIXES and path.is_file():
-            found[relative.as_posix()] = path
-    return found
+
+    images: dict[str, Path]
+    texts: dict[str, Path]
+    tables: dict[str, Path]
+    problems: list[Problem]
+
+
+def scan(folder: Path) -> Folder:
+    """One walk through a folder and its subfolders.
+
+    Hidden files, macOS leftovers (`._*`, `__MACOSX`) and all other kinds of files are ignored, and so are
+    links to folders within. What lies outside is never read: a link that leads there is a problem.
+    """
+    root = folder.resolve()
+    found = Folder(images={}, texts={}, tables={}, problems=[])
+
+    def refuse(error: OSError) -> None:
+        name = Path(error.filename).relative_to(folder).as_posix()
+        message = f"cannot be listed ({error.strerror}). Change its permissions."
+        found.problems.append(Problem(file=name, message=message))
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not _is_rubbish(name))
+        for name in sorted(files):
+            if (group := _group(found, name)) is not None:
+                _add(group, Path(place, name), folder=folder, root=root, problems=found.problems)
+        for name in folders:
+            link = Path(place, name)
+            if link.is_symlink() and not _is_within(link, root):
+                found.problems.append(_outside(link.relative_to(folder).as_posix(), link))
+    images = dict(sorted(found.images.items(), key=lambda item: item[0].split("/")))
+    return replace(found, images=images)
+
+
+def _is_rubbish(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in _RUBBISH
+
+
+def _group(found: Folder, name: str) -> dict[str, Path] | None:
+    """Where a file of this name belongs; None if it does not count."""
+    suffix = Path(name).suffix.casefold()
+    if _is_rubbish(name) or name.casefold().startswith(_PAPERS):
+        return None
+    if suffix in IMAGE_SUFFIXES:
+        return found.images
+    if name.casefold() in METADATA_FILES:
+        return found.tables
+    return found.texts if suffix == ".txt" else None
+
+
+def _add(group: dict[str, Path], file: Path, *, folder: Path, root: Path, problems: list[Problem]) -> None:
+    name = file.relative_to(folder).as_posix()
+    if not is_text(name):
+        message = "the file's name is not UTF-8 or holds control characters. Rename it."
+        problems.append(Problem(file=ascii(name), message=message))
+    elif file.is_symlink() and not _is_within(file, root):
+        problems.append(_outside(name, file))
+    elif file.is_file():
+        group[name] = file
+
+
+def _is_within(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link to itself
+        return True
+
+
+def _outside(name: str, link: Path) -> Problem:
+    message = f"is a link that leads outside the folder, to {str(link.readlink())!r}. Copy what it leads to."
+    return Problem(file=name, message=message)
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """All image files under a folder by their path relative to it, sorted; see `scan`."""
+    return scan(folder).images
 
 
 def require_images(folder: Path, what: str) -> dict[str, Path]:
@@ -43,27 +132,48 @@ def require_images(folder: Path, what: str) -> dict[str, Path]:
     Raises:
         UserError: the folder is missing or holds no image.
     """
+    return require_scan(folder, what).images
+
+
+def require_scan(folder: Path, what: str) -> Folder:
+    """What a folder holds that must exist and hold images.
+
+    Raises:
+        UserError: the folder is missing or holds no image.
+    """
     require_folder(folder, what)
-    images = list_images(folder)
-    if not images:
+    found = scan(folder)
+    if not found.images:
+        links = f" ({found.problems[0]})" if found.problems else ""
         raise UserError(
-            f"The {what} folder {folder} holds no images. Put photos into it "
+            f"The {what} folder {folder} holds no images{links}. Put photos into it "
             f"({', '.join(sorted(IMAGE_SUFFIXES))}) or set dataset.path to another folder."
         )
-    return images
+    return found
 
 
-def read_text(path: Path) -> tuple[str | None, list[Problem]]:
-    """Reads UTF-8 with or without a byte order mark; anything else is a problem that names the line."""
-    data = path.read_bytes()
+def read_text(path: Path, *, name: str | None = None) -> tuple[str | None, list[Problem]]:
+    """Reads UTF-8 with or without a byte order mark; anything else is a problem that names the line.
+
+    Args:
+        path: The file.
+        name: What to call it in problems; by default its own name.
+    """
+    name = name or path.name
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return None, [Problem(file=name, message="is larger than 1 GiB, which no file of captions is.")]
+        data = path.read_bytes()
+    except OSError as error:
+        return None, [Problem(file=name, message=f"cannot be read ({error.strerror}). Restore it.")]
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return None, [Problem(file=path.name, message="is UTF-16. Save it as UTF-8.")]
+        return None, [Problem(file=name, message="is UTF-16. Save it as UTF-8.")]
     try:
         return data.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         message = "is not UTF-8 (unknown encoding). Save the file as UTF-8."
-        return None, [Problem(file=f"{path.name}:{line}", message=message)]
+        return None, [Problem(file=f"{name}:{line}", message=message)]
 
 
 def simplify(name: str) -> str:
@@ -74,3 +184,30 @@ def simplify(name: str) -> str:
 def text_of(value: Any) -> str:
     """A cell of a table or a JSON value as one line of text; nothing becomes the empty string."""
     return "" if value is None else " ".join(str(value).split())
+
+
+def is_text(value: str) -> bool:
+    """Whether a name can be written as UTF-8 and on one line."""
+    return _NO_TEXT.search(value) is None
+
+
+def placeholder_warnings(records: list[Record], placeholder: str | None) -> list[str]:
+    """A line if captions lack the word that they should teach."""
+    without = [record.id for record in records if placeholder and placeholder not in record.caption]
+    if not without:
+        return []
+    return [f"{len(without)} captions do not contain the placeholder {placeholder}, first: {without[0]}."]
+
+
+def first_by_hash(ids: Iterable[str], number: int) -> set[str]:
+    """So many of the ids, always the same ones, whatever their order; fewer are a part of more."""
+    return set(sorted(ids, key=lambda id: (address_seed("choice", id), id))[:number])
+
+
+def read_attribution(folder: Path) -> str | None:
+    """Whom to credit for a dataset, in one line: its file ATTRIBUTION.txt, .md or without suffix."""
+    found = {file.name.casefold(): file for file in sorted(folder.iterdir()) if file.is_file()}
+    for name in ATTRIBUTION_NAMES:
+        if name in found:
+            return text_of(found[name].read_text("utf-8-sig", errors="replace"))[:_MAX_ATTRIBUTION] or None
+    return None

@@ -1,11 +1,12 @@
-"""Photos of one object in a folder, with `captions.txt` beside them or one caption for all."""
+"""Photos of one object in a folder, with captions beside them or one caption for all."""
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from src.data.readers.common import read_text, require_images, simplify
-from src.data.records import Problem, ReadResult, Record
-from src.errors import UserError
+from src.data.readers.captions import CaptionTable, shown, stem
+from src.data.readers.common import Folder, placeholder_warnings, read_text, require_scan
+from src.data.readers.metadata import add_metadata, tables_that_count
+from src.data.readers.templates import check_template, fill, require_placeholder
+from src.data.records import Problem, ReadResult, Record, few
 
 CAPTIONS_FILE = "captions.txt"
 DEFAULT_CAPTION = "a photo of {placeholder}"
@@ -16,110 +17,126 @@ def read_subject(
 ) -> ReadResult:
     """Reads a folder of photos.
 
-    `captions.txt` holds `filename|caption`, one a line, in UTF-8; blank lines and lines that start with `#`
-    are skipped. A name may differ from the photo's in letter case or extension (`IMG_1.jpg` for
-    `IMG_1.HEIC`) while only one photo fits; that is reported. Without the file every photo gets
-    `default_caption`. A record's id is the photo's path relative to the folder.
+    Captions come from the first of these that is there, alone; a warning names the others:
+
+    1. `captions.txt`: `filename|caption`, one a line; blank lines and lines that start with `#` are skipped.
+    2. `metadata.jsonl`, 3. `metadata.csv`: `file_name` and a caption column, also in subfolders.
+    4. Text files beside the photos (`IMG_1.txt` for `IMG_1.HEIC`).
+    5. `default_caption`, for every photo.
+
+    All are UTF-8. A name may differ from the photo's in letter case or extension (`IMG_1.jpg` for
+    `IMG_1.HEIC`) while only one photo fits; that is reported. A record's id is the photo's path relative to
+    the folder.
 
     Args:
         path: The folder.
         placeholder: The word that names the object.
-        default_caption: The caption without `captions.txt`; `{placeholder}` stands for the placeholder.
+        default_caption: The caption where there are none; `{placeholder}` stands for the placeholder.
 
     Raises:
-        UserError: the folder is missing or holds no photos, or the default caption needs a placeholder.
+        UserError: the folder is missing or holds no photos, or the default caption is needed and has other
+            fields, or needs a placeholder that is not set.
     """
-    photos = require_images(path, "photo")
-    captions_file = path / CAPTIONS_FILE
-    if not captions_file.is_file():
-        caption = _default_caption(default_caption, placeholder)
-        records = [Record(path=photo, caption=caption, id=name) for name, photo in photos.items()]
-        return ReadResult(records=records, problems=[], warnings=[_no_captions_warning(path, caption)])
-    text, problems = read_text(captions_file)
-    if text is None:
-        return ReadResult(records=[], problems=problems)
-    captions, problems, warnings = _match_captions(text.split("\n"), photos)
-    if not captions and not problems:
-        message = "holds no captions. Write lines of filename|caption or delete it."
-        problems.append(Problem(file=CAPTIONS_FILE, message=message))
+    found = require_scan(path, "photo")
+    captions = CaptionTable(found.images)
+    sidecars = _sidecars(found)
+    tables = tables_that_count(found.tables)
+    if CAPTIONS_FILE in found.texts:
+        _add_lines(captions, found.texts[CAPTIONS_FILE])
+        remedy = f"Add the line {{name}}|<caption> to {CAPTIONS_FILE}."
+    elif tables:
+        column_remedy = "Leave one, or use dataset=imagefolder and dataset.reader.caption_column."
+        add_metadata(captions, tables, caption_column=None, column_remedy=column_remedy)
+        remedy = f"Add a line for it to {next(iter(tables))}."
+    elif sidecars:
+        _add_sidecars(captions, sidecars, found)
+        remedy = "Write one into {stem}.txt."
     else:
-        problems.extend(
-            Problem(file=name, message=f"has no caption. Add the line {name}|<caption> to {CAPTIONS_FILE}.")
-            for name in photos
-            if name not in captions
-        )
+        return _with_default_caption(path, found, default_caption, placeholder)
+    for name in captions.without_line():
+        message = remedy.replace("{name}", name).replace("{stem}", name.rpartition(".")[0])
+        captions.refuse(name, f"has no caption. {message}")
     records = [
-        Record(path=photo, caption=captions[name][1], id=name)
-        for name, photo in photos.items()
-        if name in captions and captions[name][1]
+        Record(path=photo, caption=captions.captions[name], id=name)
+        for name, photo in found.images.items()
+        if name in captions.captions
     ]
-    warnings.extend(_placeholder_warnings(records, placeholder))
-    return ReadResult(records=records, problems=problems, warnings=warnings)
+    return ReadResult(
+        records=records,
+        problems=[*found.problems, *captions.problems],
+        warnings=[
+            *_not_read(found, tables=list(tables), sidecars=list(sidecars)),
+            *captions.warnings,
+            *placeholder_warnings(records, placeholder),
+        ],
+    )
 
 
-def _default_caption(default_caption: str, placeholder: str | None) -> str:
-    if "{placeholder}" in default_caption and placeholder is None:
-        raise UserError(
-            f"There is no {CAPTIONS_FILE}, and the default caption {default_caption!r} needs a placeholder. "
-            "Set dataset.placeholder to a word such as sksToy, or write captions."
-        )
-    caption = default_caption.replace("{placeholder}", placeholder or "").strip()
-    if not caption:
-        raise UserError(f"There is no {CAPTIONS_FILE} and the default caption is empty. Set one of them.")
-    return caption
+def _with_default_caption(
+    path: Path, found: Folder, default_caption: str, placeholder: str | None
+) -> ReadResult:
+    key = "dataset.reader.default_caption"
+    check_template(key, default_caption, required=frozenset(), allowed=frozenset({"placeholder"}))
+    word = require_placeholder(key, default_caption, placeholder)
+    caption = fill(key, default_caption, {"placeholder": word})
+    hint = f" (there is {few(list(found.texts))}; was that meant?)" if found.texts else ""
+    return ReadResult(
+        records=[Record(path=photo, caption=caption, id=name) for name, photo in found.images.items()],
+        problems=found.problems,
+        warnings=[f"No {CAPTIONS_FILE} in {path}{hint}: every photo gets the caption {caption!r}."],
+    )
 
 
-def _no_captions_warning(path: Path, caption: str) -> str:
-    others = sorted(file.name for file in path.glob("*.txt"))
-    hint = f" (there is {', '.join(others[:3])}; was that meant?)" if others else ""
-    return f"No {CAPTIONS_FILE} in {path}{hint}: every photo gets the caption {caption!r}."
-
-
-def _match_captions(
-    lines: Iterable[str], photos: dict[str, Path]
-) -> tuple[dict[str, tuple[int, str]], list[Problem], list[str]]:
-    """Line number and caption of each photo that has a line, what is wrong, and which names were guessed."""
-    captions: dict[str, tuple[int, str]] = {}
-    problems: list[Problem] = []
-    warnings: list[str] = []
-    by_name, by_stem = _unique(photos, simplify), _unique(photos, _without_suffix)
-    for number, line in enumerate(lines, start=1):
+def _add_lines(captions: CaptionTable, file: Path) -> None:
+    """Reads captions.txt."""
+    text, problems = read_text(file)
+    if text is None:
+        captions.skip_file(*problems)
+        return
+    is_empty = True
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
+        is_empty = False
+        where = f"{CAPTIONS_FILE}:{number}"
         name, separator, caption = (part.strip() for part in line.partition("|"))
-        photo = name if name in photos else by_name.get(simplify(name)) or by_stem.get(_without_suffix(name))
-        fault = None
-        if not separator or not name:
-            fault = f"{line.strip()[:60]!r} is not filename|caption. Put a | between them."
-        elif photo is None:
-            fault = f"the photo {name!r} does not exist. Restore it or delete the line."
-        elif photo in captions:
-            fault = f"{name!r} has a caption on line {captions[photo][0]} already. Keep one of them."
-        elif not caption:
-            fault = f"the caption of {name!r} is empty. Write one."
-        if fault is not None:
-            problems.append(Problem(file=f"{CAPTIONS_FILE}:{number}", message=fault))
-        elif photo != name:
-            warnings.append(f"{CAPTIONS_FILE}:{number}: {name!r} was taken for the photo {photo!r}.")
-        if photo is not None and separator:
-            captions.setdefault(photo, (number, caption))
-    return captions, problems, warnings
+        if separator and name:
+            captions.add(where=where, name=name, caption=caption)
+        else:
+            captions.refuse(where, f"{shown(line.strip())} is not filename|caption. Put a | between them.")
+    if is_empty:
+        message = "holds no captions. Write lines of filename|caption or delete it."
+        captions.skip_file(Problem(file=CAPTIONS_FILE, message=message))
 
 
-def _without_suffix(name: str) -> str:
-    return simplify(name).rpartition(".")[0] or simplify(name)
+def _sidecars(found: Folder) -> dict[str, list[str]]:
+    """The photos that each text file stands beside; a photo may be there in two formats."""
+    photos: dict[str, list[str]] = {}
+    for name in found.images:
+        photos.setdefault(stem(name), []).append(name)
+    return {
+        name: photos[stem(name)] for name in found.texts if name != CAPTIONS_FILE and stem(name) in photos
+    }
 
 
-def _unique(photos: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
-    """Photos by a weaker name, without those that share it."""
-    found: dict[str, list[str]] = {}
-    for name in photos:
-        found.setdefault(key(name), []).append(name)
-    return {weak: names[0] for weak, names in found.items() if len(names) == 1}
+def _add_sidecars(captions: CaptionTable, sidecars: dict[str, list[str]], found: Folder) -> None:
+    for name, photos in sidecars.items():
+        text, problems = read_text(found.texts[name], name=name)
+        if text is None:
+            captions.skip_file(*problems)
+            continue
+        for photo in photos:
+            captions.add(where=name, name=photo, caption=text)
+    if others := [name for name in found.texts if name not in sidecars]:
+        captions.warnings.append(f"Text files without a photo of their name, not read: {few(others)}.")
 
 
-def _placeholder_warnings(records: list[Record], placeholder: str | None) -> list[str]:
-    without = [record.id for record in records if placeholder and placeholder not in record.caption]
-    if not without:
-        return []
-    return [f"{len(without)} captions do not contain the placeholder {placeholder}, first: {without[0]}."]
+def _not_read(found: Folder, *, tables: list[str], sidecars: list[str]) -> list[str]:
+    """A line if captions stand in more than one kind of file: the first kind counts."""
+    others = [name for name in found.tables if name not in tables]
+    if CAPTIONS_FILE in found.texts:
+        kinds, others = [CAPTIONS_FILE], [*tables, *others]
+    else:
+        kinds = [*tables, *sidecars]
+    others += sidecars if kinds[0] not in sidecars else []
+    return [f"The captions are those of {kinds[0]}; not read: {few(others)}."] if others else []

@@ -1,0 +1,91 @@
+"""What dataset.url can name: an archive over HTTP(S) or on this machine, or a public link of Yandex Disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from src.data.archives import Limits, extract_archive, settle, working_folder
+from src.data.download import download
+from src.data.fetch_http import FetchError, Retries, shown
+from src.data.fetch_yandex import PublicFile, download_public_file, is_yandex_link, list_public_files
+from src.files import require_free_space, sha256_file
+
+
+def fetch_url(
+    url: str,
+    target: Path,
+    *,
+    folder: Path,
+    note: Callable[..., None],
+    sha256: str | None,
+    yandex_api: str,
+    limits: Limits | None,
+    retries: Retries | None,
+    progress: bool,
+) -> None:
+    """Downloads and unpacks to `target`, which appears whole or not at all.
+
+    Args:
+        url: the address, or the path of an archive.
+        target: the dataset's folder, absent or empty.
+        folder: where downloads wait to be whole.
+        note: called with the finished folder and what is known of it, right before it gets its name.
+        sha256: expected hash of the archive.
+        yandex_api: address of the API.
+        limits: how far an archive may unpack.
+        retries: attempts, pauses and timeouts.
+        progress: show progress bars when on a terminal.
+
+    Raises:
+        FetchError: it could not be had, or is not what it should be.
+        UserError: not enough disk space.
+    """
+    archive = folder / "archive"
+    if is_yandex_link(url):
+        settings: dict[str, Any] = {"api": yandex_api, "retries": retries, "progress": progress}
+        files = list_public_files(url, api=yandex_api, retries=retries)
+        if files[0].path is not None:
+            if sha256:
+                raise FetchError("dataset.sha256 is for archives; this link leads to a folder. Remove it.")
+            _fetch_files(url, files, folder / "files", **settings)
+            with working_folder(target) as work:
+                whole = (folder / "files").rename(work / "files")
+                settle(whole, target, before=lambda new: note(new, source=shown(url)))
+            return
+        download_public_file(url, files[0], archive, sha256=sha256, **settings)
+    elif urlsplit(url).scheme in {"", "file"}:
+        archive = Path(unquote(urlsplit(url).path) if url.startswith("file:") else url)
+    else:
+        download(lambda: url, archive, source=url, sha256=sha256, retries=retries, progress=progress)
+    _unpack(archive, target, url=url, sha256=sha256, limits=limits, note=note)
+
+
+def _fetch_files(link: str, files: list[PublicFile], folder: Path, **settings: Any) -> None:
+    require_free_space(folder, sum(file.size or 0 for file in files), "the download")
+    # Files that an interrupted download has brought already are not fetched again.
+    for file in files:
+        place = folder / file.name
+        if not (place.exists() and file.sha256 and sha256_file(place) == file.sha256):
+            download_public_file(link, file, place, **settings)
+
+
+def _unpack(
+    archive: Path,
+    target: Path,
+    *,
+    url: str,
+    sha256: str | None,
+    limits: Limits | None,
+    note: Callable[..., None],
+) -> None:
+    if not archive.is_file():
+        raise FetchError(f"{archive} is not a file.")
+    digest = sha256_file(archive)
+    if sha256 and digest != sha256.lower():
+        raise FetchError(f"sha256 of {archive.name} is {digest}, expected {sha256}.")
+    extract_archive(
+        archive, target, limits=limits, before=lambda new: note(new, sha256=digest, source=shown(url))
+    )
