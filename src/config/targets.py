@@ -42,7 +42,7 @@ SLOTS = {
                 "src.data.readers.coco.read_coco",
             }
         ),
-        runtime=frozenset({"path", "placeholder"}),
+        runtime=frozenset({"path", "placeholder", "cache_dir"}),
     ),
     "optimizer.algorithm": Slot(
         targets=frozenset({"torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD"}),

@@ -74,6 +74,7 @@ def read_dataset(config: TrainConfig) -> ReadResult:
         config.dataset.reader,
         path=Path(config.dataset.path),
         placeholder=config.dataset.placeholder,
+        cache_dir=Path(config.paths.cache_dir),
     )
     return result
 

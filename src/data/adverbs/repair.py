@@ -1,4 +1,4 @@
-"""Takes words out of a caption and mends what they leave: coordinators, commas, spaces, a/an, capital letters.
+"""Takes words out of a caption and mends what they leave: and, commas, spaces, a/an, capital letters.
 
 Nothing is changed in places where nothing was taken out.
 """
@@ -13,19 +13,21 @@ Span = tuple[int, int]
 
 _BETWEEN = re.compile(r"\s*(?P<comma>,?)\s*(?P<coordinator>(?:(?:and|or|but|&)\s+)?)", re.IGNORECASE)
 _ARTICLE_BEFORE = re.compile(r"(?<![^\W_])(an?)\s+$", re.IGNORECASE)
-_FIRST_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_FIRST_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _VERBS = (Tag.VERB, Tag.PARTICIPLE, Tag.GERUND)
-_CLOSING = ",.;:!?)]}”’"
+_CLOSING = ",.;:!?)]}\u201d\u2019"
 _QUOTES = "\"'"
+_OPENING = _QUOTES + "\u201c\u2018(["
 _SENTENCE_END = ".!?"
-_PAIRS = ("()", "[]", '""', "“”", "''")
+_SEPARATORS = ",.;:!?"
+_PAIRS = ("()", "[]", '""', "\u201c\u201d", "''")
 
 _SPELLED_WITH_VOWEL = frozenset("AEFHILMNORSX")
 _MAX_SPELLED = 3
 _SILENT_H = ("hour", "honest", "honor", "honour", "heir")
-# One, once; Europe, ewe; use, usual, utensil, ukulele, unit, uranium, but not umbrella, uninteresting, untidy.
+# One, once; Europe, ewe; use, usual, utensil, ukulele, unit, uranium; not umbrella, uninteresting, untidy.
 _CONSONANT_SOUND = re.compile(
-    r"(?:one(?:s|'s)?(?![^\W_])|once|eu|ewe|use|usu|usa|uten|util|utop|uk|ura|uri|uro|ubi|ufo|uga|uni(?![mn]|d(?!ir)))"
+    r"(?:one(?:s|'s)?(?![^\W_])|once|eu|ewe|u(?:se|su|sa|ten|til|top|k|ra|ri|ro|bi|fo|ga|ni(?![mn]|d(?!ir))))"
 )
 
 
@@ -58,15 +60,15 @@ def _merge(spans: Sequence[Span], belong_together: Callable[[Span, Span], bool])
 
 
 def _are_coordinated(caption: str, first: Span, second: Span) -> bool:
-    """Whether two adverbs belong to the same word: "dances slowly and gently", not "yawns widely and then eats"."""
+    """Whether two adverbs describe the same: "dances slowly and gently", not "yawns widely and then eats"."""
     between = _BETWEEN.fullmatch(caption[first[1] : second[0]])
     if between is None:
         return False
     following = _FIRST_WORD.match(caption[second[1] :].lstrip())
     word = "" if following is None else following.group().lower()
     if between["coordinator"]:
-        alike = caption[first[0] : first[1]].endswith("ly") == caption[second[0] : second[1]].endswith("ly")
-        return alike or not word or word in PREPOSITIONS
+        of_manner = all(caption[start:end].lower().endswith("ly") for start, end in (first, second))
+        return of_manner or not word or word in PREPOSITIONS
     if between["comma"] and word and tag_word(word) in _VERBS:
         # "Sits quietly, happily eating", but "is quietly, happily eating".
         words = _FIRST_WORD.findall(caption[: first[0]])
@@ -79,16 +81,16 @@ def _delete_one(caption: str, start: int, end: int) -> str:
     capital = caption[start].isupper() and opens_sentence(caption, start)
     before, after = caption[:start], caption[end:]
     before, after = drop_brackets(before, after)
-    before, after = drop_commas(before, after)
+    before, after = drop_punctuation(before, after)
     before = fit_article(before, after)
     before, after = join(before, after)
     return before + (capitalize(after) if capital else after)
 
 
 def opens_sentence(caption: str, start: int) -> bool:
-    """Whether a sentence begins at a place."""
-    before = caption[:start].rstrip().rstrip("\"'“‘(")
-    return not before.strip() or before.rstrip()[-1] in _SENTENCE_END
+    """Whether a sentence or a quotation begins at a place."""
+    before = caption[:start]
+    return not before.strip() or before[-1] in _OPENING or before.rstrip()[-1] in _SENTENCE_END
 
 
 def drop_brackets(before: str, after: str) -> tuple[str, str]:
@@ -98,20 +100,20 @@ def drop_brackets(before: str, after: str) -> tuple[str, str]:
     return before, after
 
 
-def drop_commas(before: str, after: str) -> tuple[str, str]:
-    """Drops the commas that set off what was deleted."""
+def drop_punctuation(before: str, after: str) -> tuple[str, str]:
+    """Drops the commas that set off what was deleted, and the full stop of a sentence that was deleted."""
     left, right = before.rstrip(), after.lstrip()
-    if right.startswith(",") and (not left or left[-1] in _SENTENCE_END + ","):
-        right = right[1:]
-        return (left[:-1] if left.endswith(",") else before), right
+    opens = not left or left[-1] in _SENTENCE_END
+    if opens and right[:1] in tuple(_SEPARATORS):
+        return before, right[1:]
     if left.endswith(",") and (not right or right[0] in _CLOSING):
-        return left[:-1], after
+        return left[:-1], right.removeprefix(",")
     return before, after
 
 
 def fit_article(before: str, after: str) -> str:
     """Fits an article that now stands before another word: "a very old car" leaves "an old car"."""
-    article, following = _ARTICLE_BEFORE.search(before), _FIRST_WORD.match(after.lstrip())
+    article, following = _ARTICLE_BEFORE.search(before), _FIRST_WORD.match(after.lstrip(" " + _OPENING))
     if article is None or following is None:
         return before
     found = article.group(1)
@@ -129,13 +131,13 @@ def starts_with_vowel_sound(word: str, *, spelled: bool = True) -> bool:
         word: the word, in its letter case.
         spelled: whether a short word in capitals is read letter by letter.
     """
-    if word[0].isdigit():
+    if word[0].isdecimal():
         return _number_starts_with_vowel_sound(word)
-    first = re.split(r"['’-]", word)[0]
+    first = re.split(r"['\u2019-]", word)[0]
     letters = first.isupper() and (len(first) <= _MAX_SPELLED or not re.search("[AEIOUY]", first))
     if len(first) == 1 or (spelled and letters):
         return first[0].upper() in _SPELLED_WITH_VOWEL
-    lower = word.lower().replace("’", "'")
+    lower = word.lower().replace("\u2019", "'")
     return lower.startswith(_SILENT_H) or (lower[0] in "aeiou" and not _CONSONANT_SOUND.match(lower))
 
 
@@ -154,7 +156,7 @@ def join(before: str, after: str) -> tuple[str, str]:
     if not left:
         return before[: len(before) - len(before.lstrip())] if before.strip() else "", right
     closes = right[:1] in _CLOSING or (right[0] in _QUOTES and after == right)
-    if closes or left[-1] in "([{“‘" or (left[-1] in _QUOTES and before == left):
+    if closes or left[-1] in "([{\u201c\u2018" or (left[-1] in _QUOTES and before == left):
         return left, right
     spaced = before != left or after != right
     return left + (" " if spaced else ""), right

@@ -34,7 +34,7 @@ class Sentence:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._words = [text.lower().replace("’", "'") for text in texts]
+        self._words = [text.lower().replace("\u2019", "'") for text in texts]
         self._tags = [_tag(word) for word in self._words]
         self._capitals = [text[0].isupper() for text in texts]
         inner = [text for text in texts[1:] if len(text) >= _MIN_SHOUTED]
@@ -95,7 +95,11 @@ class Sentence:
             return True
         word = self.word(index)
         subject = self.is_noun(index - 1) and not self.word(index - 1).endswith("s")
-        return self.is_noun(index) and word.endswith("s") and (subject or self.word(index - 1) in ("who", "that"))
+        return (
+            self.is_noun(index)
+            and word.endswith("s")
+            and (subject or self.word(index - 1) in ("who", "that"))
+        )
 
     def is_linking(self, index: int) -> bool:
         """Verbs that take an adjective."""
@@ -153,6 +157,11 @@ class Sentence:
         if self.governs(index - 1):
             return not (self.starts_noun_phrase(after) or self.is_adverb(after) or self.is_adjective(after))
         return self.word(index - 1) in ("in", "by") and self.ends(after)
+
+    def describes_in_pairs(self, index: int) -> bool:
+        """Whether a word and the next describe a noun: "an upside down bowl", "an inside out shirt"."""
+        noun_follows = not self.closes(index + 2) and not self.is_preposition(index + 2)
+        return self.is_determiner(index - 1) and noun_follows
 
 
 def _tag(word: str) -> Tag | None:

@@ -8,12 +8,13 @@ what depends on the sentence is said by `rules.py`.
 import re
 from enum import Enum, auto
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from src.errors import UserError
 
 # Hyphenated compounds and words with an apostrophe are one word; a plural's genitive keeps its apostrophe.
-_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*(?:(?<=s)['’](?!\w))?|[^\w\s]")
+_TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*(?:(?<=s)['\u2019](?!\w))?|[^\w\s]")
 
 
 class Token(NamedTuple):
@@ -73,10 +74,15 @@ def known_tag(word: str) -> Tag | None:
 
 
 def tagger_version() -> str:
-    """Name and version of the tagger, for files that keep what it said."""
-    from importlib.metadata import version
+    """Name and version of the tagger, for files that keep what it said.
 
-    return f"textblob {version('textblob')}"
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return f"textblob {version('textblob')}"
+    except PackageNotFoundError as error:
+        raise _not_installed(error) from error
 
 
 def _tag_of(penn: str) -> Tag:
@@ -93,8 +99,12 @@ def _textblob() -> Any:
     try:
         import textblob.en
     except ImportError as error:
-        raise UserError(
-            f"Removing adverbs needs TextBlob, which cannot be imported ({error}). "
-            "Install it (pip install textblob), or set dataset.reader.adverbs=keep."
-        ) from error
+        raise _not_installed(error) from error
     return textblob.en
+
+
+def _not_installed(error: ImportError) -> UserError:
+    return UserError(
+        f"Removing adverbs needs TextBlob, which cannot be imported ({error}). "
+        "Install it (pip install textblob), or set dataset.reader.adverbs=keep."
+    )
