@@ -43,7 +43,7 @@ SLOTS = {
                 "src.data.readers.imagefolder.read_imagefolder",
             }
         ),
-        runtime=frozenset({"path", "placeholder"}),
+        runtime=frozenset({"path", "placeholder", "cache_dir"}),
     ),
     "dataset.source": Slot(
         targets=frozenset(

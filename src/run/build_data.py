@@ -73,7 +73,11 @@ def read_dataset(config: TrainConfig) -> ReadResult:
     """Runs the reader of `dataset.reader`. A file in the folder that says whom to credit counts before it."""
     path = Path(config.dataset.path)
     result: ReadResult = build(
-        "dataset.reader", config.dataset.reader, path=path, placeholder=config.dataset.placeholder
+        "dataset.reader",
+        config.dataset.reader,
+        path=path,
+        placeholder=config.dataset.placeholder,
+        cache_dir=Path(config.paths.cache_dir),
     )
     return replace(result, attribution=read_attribution(path) or result.attribution)
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from src.data.adverbs.prepared_captions import captions_without_adverbs
 from src.data.readers.common import require_folder, text_of
 from src.data.records import Problem, ReadResult, Record
 from src.errors import UserError
@@ -15,6 +16,7 @@ CREDIT = (
     "under the licence that the annotation file names."
 )
 CAPTION_RULES = ("first", "all", "longest", "random")
+ADVERBS = ("keep", "remove")
 
 
 def read_coco(
@@ -25,6 +27,8 @@ def read_coco(
     caption: str = "first",
     seed: int = 0,
     captions_file: str | None = None,
+    adverbs: str = "keep",
+    cache_dir: Path | None = None,
 ) -> ReadResult:
     """Reads one split of COCO.
 
@@ -36,12 +40,16 @@ def read_coco(
             "all" for one record a caption, with the ids `<image id>#<n>`.
         seed: The seed of the rule "random".
         captions_file: A prepared file of the same format to read instead, relative to `path`.
+        adverbs: "keep" the captions as they are, or "remove" their adverbs.
+        cache_dir: where the captions without adverbs are kept; needed for "remove".
 
     Raises:
         UserError: a folder or the annotation file is missing, or it is not COCO's captions JSON.
     """
     if caption not in CAPTION_RULES:
         raise UserError(f"caption={caption} must be one of {', '.join(CAPTION_RULES)}.")
+    if adverbs not in ADVERBS:
+        raise UserError(f"adverbs={adverbs} must be one of {', '.join(ADVERBS)}.")
     require_folder(path, "COCO")
     annotations = path / (captions_file or f"annotations/captions_{split}.json")
     folder = path / split
@@ -52,7 +60,11 @@ def read_coco(
         )
     if not folder.is_dir():
         raise UserError(f"The image folder {folder} does not exist. Unpack {split}.zip there.")
-    files, captions = _parse(annotations)
+    source = annotations
+    if adverbs == "remove":
+        assert cache_dir is not None
+        source = captions_without_adverbs(annotations, folder=cache_dir / "captions")
+    files, captions = _parse(source)
     # One listing instead of a look-up for each of 118,000 files.
     present = {entry.name for entry in folder.iterdir()}
     records: list[Record] = []
