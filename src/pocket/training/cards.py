@@ -63,9 +63,9 @@ CARDS: Mapping[str, Card] = {
         ),
         data=(
             "18 of the 160 object-colour pairs and a tenth of the other object-colour-place triples were "
-            "kept out; no object is teal. A quarter are toys of random parts, half of what the stages decoder "
-            "and toys see; the demo subject is not among them, but all kinds of its parts are. The VAE also sees "
-            "pictures with red, green and blue exchanged."
+            "kept out; no object is teal. A quarter are toys of random parts, half of what the stages "
+            "decoder and toys see; the demo subject is not among them, but all kinds of its parts are. The "
+            "VAE also sees pictures with red, green and blue exchanged."
         ),
         limits=(
             "Words that no caption of its world holds mean nothing to it. Two objects in one picture, "
