@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-BARE = ("callbacks=none", "metrics=none", "logger=[]", "trainer.max_steps=2")
+BARE = ("callbacks=none", "metrics=none", "logger=[]", "trainer.batch_size=2", "trainer.max_steps=2")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 OPTUNA = ("experiment=optuna_lr_rank",)
 

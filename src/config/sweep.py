@@ -21,8 +21,12 @@ JOB_FILE = "job.json"
 TABLE_FILE = "results.md"
 RUNNING, COMPLETED, FAILED, STOPPED = "running", "completed", "failed", "stopped"
 OBJECTIVE = "best_validation_loss"
-# Swept keys below these change which photos are held out, or the model that is asked.
-_OTHER_LOSS = frozenset({"dataset", "model", "experiment"})
+# Swept keys that are these or below them change which photos are held out, the model that is asked, or how
+# the loss is measured.
+_OTHER_LOSS = (
+    *("dataset", "model", "experiment"),
+    *("trainer.num_validation_timesteps", "trainer.max_validation_images"),
+)
 _MAX_CHECKED = 16  # values of one key; each takes a tenth of a second
 _KILLED = "its process ended without a word: killed, or out of memory"
 
@@ -176,17 +180,21 @@ def _best(rows: Sequence[tuple[str, Row]], swept: Sequence[str]) -> str | None:
     compared = [row for row in rows if OBJECTIVE in row[1]["results"]]
     if not compared:
         return None
-    if apart := [key for key in swept if key.lstrip("+").split(".")[0] in _OTHER_LOSS]:
+    if apart := [key for key in swept if _changes_losses(key.lstrip("+"))]:
         return f"No job is called the best: with another {' and '.join(apart)}, losses do not compare."
     name, row = min(compared, key=lambda row: float(row[1]["results"][OBJECTIVE]))
     values = " ".join(f"{key}={_short(value)}" for key, value in row["swept"].items())
     return f"Lowest validation loss: {row['results'][OBJECTIVE]:.5g}, job {name} ({values})"
 
 
+def _changes_losses(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{other}.") for other in _OTHER_LOSS)
+
+
 def _short(value: str) -> str:
     """Sampled numbers have seventeen digits; the full ones stand in the job's folder."""
     try:
-        return value if len(value) <= 10 else f"{float(value):.5g}"
+        return value if len(value) <= 10 or value.isdecimal() else f"{float(value):.5g}"
     except ValueError:
         return value
 

@@ -38,7 +38,6 @@ class View:
     phrase: str
     yaw: float = 0.0
     elevation: float = 0.1
-    lean: float = 0.0
     closeness: float = 1.0
 
 
@@ -119,7 +118,7 @@ def draw(photo: Photo, *, scale: float = 1.0) -> Rendering:
     view = photo.view
     swing = rng.uniform(-0.2, 0.2)
     yaw = view.yaw + swing + rng.uniform(-0.15, 0.15)
-    lean = view.lean + rng.uniform(-0.04, 0.04)
+    lean = rng.uniform(-0.04, 0.04)
     rotation = turned(yaw) @ turned(lean, axis=1)
     size = rng.uniform(0.92, 1.06)
     subject = [part.moved(rotation, vector(0, 0, 0), size) for part in toy()]

@@ -3,7 +3,7 @@
 Every part is the real class from diffusers and transformers, only smaller, in an ordinary diffusers folder of
 about 2 MB, so whatever works with a pocket model takes the same path as with the real one.
 
-    python -m src.pocket.make_models --out assets/pocket
+    python -m src.pocket.make_models --out <folder>
 """
 
 import argparse
@@ -22,6 +22,17 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from src.pocket.tokenizer import END, MODEL_MAX_LENGTH, START, vocabulary, write_tokenizer
 from src.randomness import forked_rng, generator
 
+_CARD = """---
+license: apache-2.0
+library_name: diffusers
+---
+
+# A Stable Diffusion in miniature with random weights
+
+The classes and the layout of the real one, small, in fp16. It was not trained on anything: it shows that
+a path through the code works, and its pictures are noise. Made again by `python -m
+src.pocket.make_models --out <folder>`.
+"""
 Architecture = Literal["sd15", "sdxl"]
 RESOLUTION = 64
 LATENT_SIZE = RESOLUTION // 4
@@ -76,6 +87,7 @@ def make_pocket(folder: Path, *, architecture: Architecture, seed: int = 0) -> N
     make_scheduler().save_pretrained(folder / "scheduler")
     text = json.dumps(model_index(architecture), indent=2, sort_keys=True)
     (folder / "model_index.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_CARD, encoding="utf-8")
 
 
 def _make_unet(architecture: Architecture) -> UNet2DConditionModel:
@@ -200,6 +212,9 @@ def main() -> None:
     architectures: tuple[Architecture, ...] = ("sd15", "sdxl")
     for architecture in architectures:
         folder = arguments.out / architecture
+        card = folder / "README.md"
+        if card.exists() and card.read_text(encoding="utf-8") != _CARD:
+            parser.error(f"{folder} holds another model, which would be lost. Give another --out.")
         make_pocket(folder, architecture=architecture, seed=arguments.seed)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         print(f"{folder}: {size / 1e6:.2f} MB")

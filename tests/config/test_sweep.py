@@ -32,12 +32,20 @@ def test_the_objective_is_a_column_also_where_it_is_the_same():
     assert "best_validation_loss" in table.splitlines()[0]
 
 
-@pytest.mark.parametrize("key", ["dataset.split_seed", "model", "+dataset.x"])
+@pytest.mark.parametrize(
+    "key", ["dataset.split_seed", "model", "+dataset.x", "trainer.max_validation_images"]
+)
 def test_no_job_is_the_best_where_losses_do_not_compare(key):
     rows = [(str(job), row(swept={key: str(job)}, best_validation_loss=1.0 + job)) for job in range(2)]
     table = sweep.format_table(rows)
     assert "Lowest" not in table
     assert f"with another {key}, losses do not compare" in table
+
+
+def test_seeds_of_many_digits_are_told_apart():
+    seeds = ("12345678901", "12345678902")
+    table = sweep.format_table([(seed, row(swept={"trainer.seed": seed})) for seed in seeds])
+    assert [cells(line)[1] for line in table.splitlines()[2:4]] == list(seeds)
 
 
 def test_failed_jobs_are_rows_and_a_reason_is_told_once():

@@ -21,6 +21,7 @@ RATES = ("optimizer.lr=0.02", "optimizer.lr_text_encoder=0.02", "optimizer.lr_to
 SETTINGS = (
     *(
         "trainer.max_steps=4",
+        "trainer.batch_size=4",
         "trainer.save_every=1",
         "trainer.validate_every=1",
         "trainer.keep_checkpoints=9",

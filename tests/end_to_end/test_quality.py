@@ -4,6 +4,7 @@ Plumbing that is whole and a model that learns nothing, or learns it at the cost
 here and nowhere else. Figures at full length are in docs/pocket.md.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from src.pocket.measuring.base import draw_answers, ranked_first
 from src.pocket.measuring.finetune import UNSEEN_PLACES, Gap, Subject, adapted, divide, draw_subject
 from src.pocket.measuring.judges import retrieval, subject_separation
 from src.pocket.measuring.questions import Question, place_questions, questions
+from src.pocket.measuring.report import weights_digest
 from tests.end_to_end.workbench import Bench
 
 NUM_OTHERS = 32
@@ -94,6 +96,11 @@ def place_share(clip: ClipExtractor, subject: Subject, model: DiffusionModel) ->
     asked = [question for question in place_questions(UNSEEN_PLACES) for _ in range(each)]
     verdicts = ranked_first(clip, asked, images)
     return sum(verdicts) / len(verdicts)
+
+
+def test_the_figures_on_the_page_are_of_the_weights_that_ship(bench, pocket) -> None:
+    figures = json.loads((bench.root / "docs" / "pocket_figures.json").read_text())
+    assert {part["weights"] for part in figures.values()} == {weights_digest(pocket)}
 
 
 def test_the_base_model_draws_what_it_is_asked_for(base, clip, others) -> None:

@@ -175,7 +175,12 @@ def test_observers_do_not_touch(ready: Clone, trained: str, tmp_path: Path) -> N
 def test_a_folder_of_sdxl_needs_no_further_word(ready: Clone, tmp_path: Path) -> None:
     base, output = tmp_path / "models" / "mine", f"paths.output_dir={tmp_path / 'outputs'}"
     shutil.copytree(ready.folder / "assets" / "pocket" / "sdxl", base)
-    few = ("trainer.max_steps=2", "trainer.num_validation_timesteps=1", "optimizer.lr=0.01")
+    few = (
+        "trainer.max_steps=2",
+        "trainer.batch_size=4",
+        "trainer.num_validation_timesteps=1",
+        "optimizer.lr=0.01",
+    )
     printed = ready.run("sh", "train_run.sh", f"model.path={base}", output, *few, *UNOBSERVED)
     assert f"Model: {base} (sdxl)" in printed
     adapter = Path(places(printed)["Adapter"])

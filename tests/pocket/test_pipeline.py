@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from src.metrics.features import ClipExtractor, DinoExtractor
 from src.pocket.training import pipeline
 from src.pocket.training.cards import CARDS
-from src.pocket.training.pipeline import PLANS, STAGES, Workshop
+from src.pocket.training.pipeline import CODE, PLANS, STAGES, Workshop
 
 TRAINED = ("vae", "decoder", "denoiser", "toys", "clip", "dino")
 
@@ -109,5 +109,6 @@ def test_dvc_runs_all_stages_each_after_what_it_needs() -> None:
         assert stage["cmd"] == f"python -m src.pocket.training {name}"
         for needed in stage["deps"]:
             assert needed in made or ((root / needed).exists() and not needed.startswith(".cache")), needed
+        assert set(CODE.get(name, ())) <= set(stage["deps"]), name
         made |= {out for outs in stage["outs"] for out in outs}
     assert made == {f".cache/pocket/{name}" for name in STAGES}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from transformers import CLIPTokenizer
 
 from src.pocket.tokenizer import MODEL_MAX_LENGTH, write_tokenizer
+from src.pocket.training import stage as stages
 from src.pocket.training.batches import blurred, to_pixels
 from src.pocket.training.clip import by_place, multi_positive_loss, train_clip
 from src.pocket.training.denoiser import EncodedWorld, TextToNoise, encoded, make_model, train_denoiser
 from src.pocket.training.dino import WithHead, crops, crossed, sinkhorn, train_dino
 from src.pocket.training.stage import Stage
 from src.pocket.training.vae import train_decoder, train_vae
+from src.pocket.world import world_set
 from src.pocket.world.sampling import draw, sample_scene
 from src.pocket.world.surroundings import SURROUNDINGS
 from src.pocket.world.world_set import WorldSet, open_set, render_set
@@ -58,7 +61,35 @@ def test_a_set_holds_the_scenes_in_order_and_is_rendered_once(world, tmp_path) -
     assert path.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="Render it again"):
         open_set(path, seed=1)
+    with pytest.raises(ValueError, match="not rendered"):
+        open_set(tmp_path / "other.npy", seed=0)
     assert to_pixels(world, torch.tensor([0, 5])).aminmax().max <= 1
+
+
+def test_pictures_of_an_older_world_are_drawn_again(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "set.npy"
+    render_set(path, num=3, size=32, seed=0)
+    before = np.load(path)
+    monkeypatch.setattr(world_set, "draw", lambda scene, *, size: 255 - draw(scene, size=size))
+    monkeypatch.setattr(world_set, "ProcessPoolExecutor", ThreadPoolExecutor)
+    with pytest.raises(ValueError, match="other code"):
+        open_set(path, seed=0)
+    render_set(path, num=3, size=32, seed=0)
+    assert np.array_equal(open_set(path, seed=0).pixels, 255 - before)
+
+
+def test_a_set_is_not_whole_while_it_is_written_anew(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "set.npy"
+    render_set(path, num=3, size=32, seed=0)
+
+    def full(*_arguments, **_options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", full)
+    with pytest.raises(OSError, match="no space"):
+        render_set(path, num=4, size=32, seed=0)
+    with pytest.raises(ValueError, match="not to its end"):
+        open_set(path, seed=0)
 
 
 def test_the_vae_learns_and_a_stopped_stage_goes_on_exactly(world, tmp_path) -> None:
@@ -267,6 +298,45 @@ def test_every_prototype_gets_its_fair_share() -> None:
     plain = (logits / 0.02).softmax(dim=1)
     assert plain.mean(dim=0)[3] > 0.9
     assert answers.max(dim=1).values.mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", ["decoder", "denoiser", "toys", "clip", "dino"])
+def test_every_stage_goes_on_exactly(
+    kind, world, elsewhere, vae, latents, tokenizer, tmp_path, monkeypatch
+) -> None:
+    def ids(texts):
+        return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+    clip = {"tokenizer": ids, "vocab_size": len(tokenizer), "context_length": MODEL_MAX_LENGTH, "device": CPU}
+
+    def train(name):
+        plan = stage(tmp_path / name, steps=3, ema_decay=None)
+        if kind == "decoder":
+            return train_decoder(plan, copy.deepcopy(vae), world, world, device=CPU)
+        if kind == "clip":
+            return train_clip(plan, world, **clip)
+        if kind == "dino":
+            return train_dino(plan, world, elsewhere, device=CPU)
+        return train_on(latents, tokenizer, plan.folder, also=latents if kind == "toys" else None, steps=3)
+
+    whole = train("whole").state_dict()
+    monkeypatch.setattr(stages, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    save, saved = stages._save, []
+
+    def save_and_stop(*arguments, **options):
+        save(*arguments, **options)
+        saved.append(options["step"])
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "_save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("part")
+    resumed = train("part").state_dict()
+    assert saved == [1, 2, 3]
+    assert whole.keys() == resumed.keys()
+    for name, weights in whole.items():
+        assert torch.equal(weights, resumed[name]), name
 
 
 def test_dino_keeps_its_teacher_when_it_goes_on(world, elsewhere, tmp_path) -> None:

@@ -1,12 +1,23 @@
 """The pocket world: what captions say is what is drawn, and what is held out stays out."""
 
 import colorsys
+from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from src.pocket.world.objects import COLOURS, OBJECTS
-from src.pocket.world.sampling import ANY_TOY, draw, elsewhere, is_held_out, named, sample_scene
+from src.pocket.world.sampling import (
+    ANY_TOY,
+    VIEWS,
+    draw,
+    elsewhere,
+    is_held_out,
+    named,
+    photographed,
+    sample_scene,
+)
 from src.pocket.world.shades import varied
 from src.pocket.world.surroundings import SURROUNDINGS
 
@@ -108,6 +119,37 @@ def test_the_colour_is_seen(thing) -> None:
         return (pixels[..., 0] - pixels[..., 2]).mean()
 
     assert reddish("red") > reddish("blue") + 4
+
+
+def test_captions_of_views_and_light_hold_for_the_pixels() -> None:
+    """On average over scenes, since objects differ: where the object is, how large, and how bright the picture."""
+    middle, area, brightness = defaultdict(list), defaultdict(list), defaultdict(list)
+    for scene in (sample_scene(4, index) for index in range(160)):
+        if scene.place is None:
+            continue
+        made = photographed(scene, size=32)
+        middle[scene.view.phrase].append(np.nonzero(made.subject)[1].mean() / 32)
+        area[scene.view.phrase].append(made.subject.mean())
+        brightness[scene.mood.phrase].append(made.pixels.mean())
+        brightness[scene.place.name].append(made.pixels.mean())
+        for name, found in (("left", scene.view.side < 0), ("right", scene.view.side > 0)):
+            assert (f"on the {name}" in scene.caption) <= found
+    assert max(middle["on the left"]) < 0.5 < min(middle["on the right"])
+    assert (
+        np.mean(area["close up"])
+        > 1.3 * np.mean(area[""])
+        > 1.3 * 1.3 * np.mean(area["small in the picture"])
+    )
+    assert np.mean(brightness["snow"]) > 1.5 * np.mean(brightness["street"])
+
+
+def test_another_view_is_another_picture() -> None:
+    scene = next(s for s in (sample_scene(5, index) for index in range(50)) if s.thing == "car" and s.place)
+    pictures = [draw(replace(scene, view=view), size=32).astype(int) for view in VIEWS]
+    for k, one in enumerate(pictures):
+        for j, other in enumerate(pictures[:k]):
+            is_front = {VIEWS[k].phrase, VIEWS[j].phrase} == {"", "facing the camera"}
+            assert is_front or np.abs(one - other).mean() > 2, (VIEWS[k].phrase, VIEWS[j].phrase)
 
 
 def test_pictograms_are_flat_with_outlines() -> None:

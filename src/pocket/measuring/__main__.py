@@ -25,10 +25,10 @@ from src.pocket.measuring.base import measure_base, sampling_seconds
 from src.pocket.measuring.classifier import AttributeClassifier, train_classifier
 from src.pocket.measuring.finetune import divide, fine_tune, measure_fine_tune
 from src.pocket.measuring.judges import retrieval, subject_separation
-from src.pocket.measuring.report import put_into
+from src.pocket.measuring.report import put_into, weights_digest
 from src.pocket.training.pipeline import Workshop
 from src.pocket.training.stage import device_name
-from src.pocket.world.world_set import TRAIN_SEED, joined, scene_at
+from src.pocket.world.world_set import TRAIN_SEED, Kind, joined, scene_at
 
 _LABEL = "pocket"
 
@@ -52,10 +52,14 @@ def main() -> None:
     if arguments.out.exists():
         figures = json.loads(arguments.out.read_text(encoding="utf-8"))
     for part in arguments.parts:
-        figures[part] = {**_MEASURES[part](arguments), "machine": _machine()}
+        figures[part] = {
+            **_MEASURES[part](arguments),
+            "weights": weights_digest(arguments.models),
+            "machine": _machine(),
+        }
         print(json.dumps({part: figures[part]}, indent=2))
-    write_json_atomic(arguments.out, figures)
-    put_into(arguments.page, figures)
+        write_json_atomic(arguments.out, figures)
+        put_into(arguments.page, figures)
 
 
 def _judges(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -99,11 +103,15 @@ def _finetune(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _classifier(work: Path) -> AttributeClassifier:
     shop = Workshop(work)
-    world = joined(shop.world(), shop.world("held_out"))
-    scenes = [scene_at(i, seed=TRAIN_SEED) for i in range(len(shop.world()))]
-    scenes += [scene_at(i, seed=TRAIN_SEED, kind="held_out") for i in range(len(shop.world("held_out")))]
+    kinds: tuple[Kind, ...] = ("seen", "held_out")
+    shop.render(*kinds)
+    sets = {kind: shop.world(kind) for kind in kinds}
+    scenes = [
+        scene_at(k, seed=TRAIN_SEED, kind=kind) for kind, each in sets.items() for k in range(len(each))
+    ]
     words = [(scene.thing, scene.colour) for scene in scenes]
-    return train_classifier(work / "classifier", world, words)
+    digest = shop.digest(*(f"world/{kind}.json" for kind in kinds))
+    return train_classifier(work / "classifier", joined(*sets.values()), words, builds_on=digest)
 
 
 def _sheet(images: list[Image.Image], columns: int) -> Image.Image:

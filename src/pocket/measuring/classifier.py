@@ -51,7 +51,7 @@ class AttributeClassifier(nn.Module):
 
 
 def train_classifier(
-    folder: Path, world: WorldSet, words: Sequence[tuple[str, str]], *, steps: int = 1200
+    folder: Path, world: WorldSet, words: Sequence[tuple[str, str]], *, builds_on: str = "", steps: int = 1200
 ) -> AttributeClassifier:
     """Trains from random weights, or takes what is in the folder.
 
@@ -59,6 +59,7 @@ def train_classifier(
         folder: of the checkpoint.
         world: rendered pictures.
         words: each picture's object and colour; an empty colour counts for nothing.
+        builds_on: a digest of the pictures; the folder may hold no classifier of others.
         steps: of 64 pictures.
     """
     stage = Stage(
@@ -69,6 +70,7 @@ def train_classifier(
         lr=2e-3,
         warmup_steps=steps // 10,
         ema_decay=None,
+        builds_on=builds_on,
     )
     things, shades = list(OBJECTS), list(COLOURS)
     thing_ids = torch.tensor([things.index(thing) for thing, _ in words])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from src.pocket.measuring.classifier import AttributeClassifier
 from src.pocket.measuring.judges import picture
 from src.pocket.measuring.questions import questions
 from src.pocket.world.objects import OBJECTS
-from src.pocket.world.sampling import sample_scene
+from src.pocket.world.sampling import sample_scene, sample_toy_scene
 from src.pocket.world.surroundings import SURROUNDINGS
 from src.pocket.world.world_set import TEST_SEED
 
@@ -108,7 +109,7 @@ def draw_subject(
 
 
 def object_features(dino: ImageFeatureExtractor) -> dict[str, Float[Tensor, "n d"]]:
-    """Features of unseen pictures of each world object in the unseen places."""
+    """Features of unseen pictures of each world object, and of toys of random parts, in the unseen places."""
     pictures: dict[str, list[Image.Image]] = {thing: [] for thing in OBJECTS}
     index = 0
     while any(len(found) < _PICTURES_PER_OBJECT for found in pictures.values()):
@@ -117,7 +118,18 @@ def object_features(dino: ImageFeatureExtractor) -> dict[str, Float[Tensor, "n d
         is_there = scene.place is not None and scene.place.name in UNSEEN_PLACES
         if is_there and len(pictures[scene.thing]) < _PICTURES_PER_OBJECT:
             pictures[scene.thing].append(picture(scene))
+    toys = (sample_toy_scene(TEST_SEED, index) for index in count())
+    there = (scene for scene in toys if scene.place is not None and scene.place.name in UNSEEN_PLACES)
+    pictures["toy"] = [picture(scene) for scene in islice(there, _PICTURES_PER_OBJECT)]
     return {thing: dino.images(found) for thing, found in pictures.items()}
+
+
+def is_nearer(
+    features: Float[Tensor, "m d"], subject: Float[Tensor, "n d"], others: Mapping[str, Float[Tensor, "k d"]]
+) -> Float[Tensor, "m"]:
+    """1 where a picture is more like the subject's photos (mean cosine) than like any other group."""
+    rivals = torch.stack([mean_cosines(features, other) for other in others.values()])
+    return (mean_cosines(features, subject) > rivals.amax(dim=0)).double()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,14 +179,14 @@ def measure_fine_tune(
     agrees = agreement(classifier, asked, draw_answers(model, asked))
     before = sum(agrees) / len(agrees)
     gap, objects = Gap.between(dino, base_pictures, subject.unseen), object_features(dino)
+    nearer_before = is_nearer(dino.images(base_pictures), gap.photos, objects)
     closed, nearer, after, pictures = [], [], [], []
     for run in runs:
         model = adapted(base, run)
         pictures.append(draw_subject(model, subject.prompts))
         features = dino.images(pictures[-1])
         closed.append(gap.closed(features))
-        rivals = torch.stack([mean_cosines(features, other) for other in objects.values()])
-        nearer.append((mean_cosines(features, gap.photos) > rivals.amax(dim=0)).double())
+        nearer.append(is_nearer(features, gap.photos, objects))
         agrees = agreement(classifier, asked, draw_answers(model, asked))
         after.append(sum(agrees) / len(agrees))
     groups = [
@@ -190,6 +202,7 @@ def measure_fine_tune(
         "gap_closed_low": low,
         "gap_closed_high": high,
         "gap_closed_by_seed": [each.mean().item() for each in closed],
+        "nearer_to_subject_before": nearer_before.mean().item(),
         "nearer_to_subject": torch.cat(nearer).mean().item(),
         "object_and_colour_before": before,
         "object_and_colour_after": sum(after) / len(after),

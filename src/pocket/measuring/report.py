@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from src.files import sha256_file
 
 _BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 Row = tuple[str, str, str]
@@ -26,6 +29,15 @@ def tables(figures: Mapping[str, Any]) -> str:
             on = f"{machine['device']}, {machine['cores']} cores, torch {machine['torch']}"
             parts.append("\n".join(lines) + f"\n\nOn {on}.\n")
     return "\n".join(parts)
+
+
+def weights_digest(models: Path) -> str:
+    """What the figures belong to: a digest of the weights of model and judges."""
+    digest = hashlib.sha256()
+    for name in ("sd15", "clip", "dino"):
+        for file in sorted((models / name).rglob("*.safetensors")):
+            digest.update(f"{file.relative_to(models)} {sha256_file(file)}".encode())
+    return digest.hexdigest()
 
 
 def put_into(page: Path, figures: Mapping[str, Any]) -> None:
@@ -69,8 +81,8 @@ def _finetune(part: Mapping[str, Any]) -> Sequence[Row]:
         ),
         ("DINO floor and ceiling", f"{part['dino_floor']:.2f}, {part['dino_ceiling']:.2f}", ""),
         (
-            "images nearer to the toy's photos than to any world object",
-            _percent(part["nearer_to_subject"]),
+            "images nearer to the toy's photos than to any world object or other toys; the base model's",
+            f"{_percent(part['nearer_to_subject'])}; {_percent(part['nearer_to_subject_before'])}",
             "80 %",
         ),
         (
@@ -79,7 +91,11 @@ def _finetune(part: Mapping[str, Any]) -> Sequence[Row]:
             f" ({-100 * fall:+.1f} points)",
             "-5 points",
         ),
-        ("seconds of one training run", ", ".join(f"{each:.0f}" for each in part["train_seconds"]), "150"),
+        (
+            "seconds of one training run, without sample images",
+            ", ".join(f"{each:.0f}" for each in part["train_seconds"]),
+            "",
+        ),
     ]
 
 

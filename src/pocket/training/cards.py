@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,7 @@ library_name: {library}
 
 ## Data
 
-{num:,} rendered pictures of 64 x 64 pixels with captions: 16 objects x 10 colours x 14 places x views and
-lights, and pictograms (`src/pocket/world`). {data} No photo, no person, no text from the web.
+{data}
 
 ## Training
 
@@ -34,6 +34,11 @@ lights, and pictograms (`src/pocket/world`). {data} No photo, no person, no text
 
 {limits}
 """
+_DATA = (
+    "{num:,} rendered pictures of 64 x 64 pixels with captions: 16 objects x 10 colours x 14 places x views "
+    "and lights, and pictograms (`src/pocket/world`). {data} No photo, no person, no text from the web."
+)
+_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +62,10 @@ CARDS: Mapping[str, Card] = {
             "8 x 16 x 16.\nIt knows a small world of its own and nothing else.\n\n![Samples](samples.png)"
         ),
         data=(
-            "A sixteenth of the\nobject-colour pairs and a tenth of the other "
-            "object-colour-place triples were kept out, and so was\nanything teal. A quarter are toys of "
-            "random parts, half of what the stages decoder and toys see; the demo\nsubject is not among them."
+            "18 of the 160 object-colour pairs and a tenth of the other object-colour-place triples were "
+            "kept out; no object is teal. A quarter are toys of random parts, half of what the stages "
+            "decoder and toys see; the demo subject is not among them, but all kinds of its parts are. The "
+            "VAE also sees pictures with red, green and blue exchanged."
         ),
         limits=(
             "Words that no caption of its world holds mean nothing to it. Two objects in one picture, "
@@ -71,7 +77,7 @@ CARDS: Mapping[str, Card] = {
         title="Darkroom pocket CLIP",
         library="open_clip",
         purpose="Judges whether a picture of the pocket world shows what a caption says.",
-        data="It has seen the combinations that the generator never saw:\nit is there to judge them.",
+        data="It has seen the combinations that the generator never saw: it is there to judge them.",
         limits=(
             "Its scores say something about pictures of the pocket world only, and cannot be compared with "
             "scores of other CLIP\nmodels. It reads 40 tokens."
@@ -82,7 +88,7 @@ CARDS: Mapping[str, Card] = {
         title="Darkroom pocket DINO",
         library="timm",
         purpose="Judges whether two pictures show the same object. Trained without labels.",
-        data="Crops of two pictures of one object in two places are one\npair.",
+        data="Crops of two pictures of one object in two places are one pair.",
         limits=(
             "Its scores cannot be compared with those of other DINO models. It has never seen a real photo, "
             "nor the demo subject."
@@ -110,8 +116,7 @@ def write_card(name: str, folder: Path, work: Path, plans: Mapping[str, Mapping[
         title=card.title,
         library=card.library,
         purpose=card.purpose,
-        num=num,
-        data=card.data,
+        data=textwrap.fill(_DATA.format(num=num, data=card.data), _WIDTH),
         rows=rows,
         machine=machine,
         limits=card.limits,

@@ -12,7 +12,7 @@ from typing import Any
 
 import open_clip
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -122,7 +122,7 @@ def by_place(captions: Sequence[str]) -> list[Int[Tensor, "_"]]:
     return [torch.tensor(group) for group in groups.values()]
 
 
-def multi_positive_loss(logits: Float[Tensor, "b b"], is_right: Float[Tensor, "b b"] | Tensor) -> Tensor:
+def multi_positive_loss(logits: Float[Tensor, "b b"], is_right: Bool[Tensor, "b b"]) -> Tensor:
     """Cross-entropy against the even distribution over all right answers of a row."""
     targets = is_right.float() / is_right.sum(dim=1, keepdim=True)
     return F.cross_entropy(logits, targets)

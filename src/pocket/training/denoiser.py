@@ -166,7 +166,9 @@ def encoded(
         means, stds = encode_world(vae, world, device=device)
         kept = {"builds_on": builds_on, "means": means, "stds": stds}
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(kept, path)
+        partial = path.with_name(f".{path.name}.partial")
+        torch.save(kept, partial)
+        partial.replace(path)
     return EncodedWorld(
         means=kept["means"], stds=kept["stds"], scale=vae.config.scaling_factor, captions=world.captions
     )

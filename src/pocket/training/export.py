@@ -16,7 +16,6 @@ from src.inference.generate import generate
 from src.models.load import load_model
 from src.pocket.make_evaluators import dino_settings, save_clip, save_evaluator
 from src.pocket.make_models import RESOLUTION, make_scheduler, model_index, save_text_encoder
-from src.pocket.tokenizer import vocabulary
 from src.pocket.training.clip import CLIP_CONTEXT, clip_config
 from src.pocket.training.dino import ARCHITECTURE, dino_sizes
 
@@ -56,7 +55,7 @@ def export_generator(work: Path, folder: Path) -> None:
 
 def export_clip(work: Path, folder: Path) -> None:
     """Writes the judge of prompts as an open_clip folder."""
-    sizes = clip_config(image_size=RESOLUTION, vocab_size=len(vocabulary()[0]), context_length=CLIP_CONTEXT)
+    sizes = clip_config(image_size=RESOLUTION, vocab_size=_num_words(work), context_length=CLIP_CONTEXT)
     save_clip(folder, sizes, _state(work / "clip"))
     shutil.copytree(work / "tokenizer", folder, dirs_exist_ok=True)
 
@@ -76,6 +75,10 @@ def draw_samples(folder: Path) -> None:
     for k, each in enumerate(made):
         sheet.paste(each.image, (k % _COLUMNS * RESOLUTION, k // _COLUMNS * RESOLUTION))
     sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(folder / "samples.png")
+
+
+def _num_words(work: Path) -> int:
+    return len(json.loads((work / "tokenizer" / "vocab.json").read_text(encoding="utf-8")))
 
 
 def _state(stage: Path) -> dict[str, Any]:

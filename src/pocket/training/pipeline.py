@@ -17,6 +17,7 @@ from src.pocket.make_models import RESOLUTION, make_scheduler
 from src.pocket.tokenizer import write_tokenizer
 from src.pocket.training.cards import CARDS, write_card
 from src.pocket.training.clip import CLIP_CONTEXT, train_clip
+from src.pocket.training.code import code_digest
 from src.pocket.training.denoiser import EncodedWorld, TextToNoise, encoded, make_model, train_denoiser
 from src.pocket.training.dino import train_dino
 from src.pocket.training.export import draw_samples, export_clip, export_dino, export_generator
@@ -31,6 +32,16 @@ _DENOISER = (
     "denoiser/unet/diffusion_pytorch_model.safetensors",
     "denoiser/text_encoder/model.safetensors",
 )
+# The code that decides what a stage leaves; src/pocket/dvc.yaml names the same files.
+_ALL = tuple(f"src/pocket/{name}.py" for name in ("make_models", "training/batches", "training/stage"))
+CODE: Mapping[str, tuple[str, ...]] = {
+    "vae": (*_ALL, "src/pocket/training/vae.py"),
+    "decoder": (*_ALL, "src/pocket/training/vae.py"),
+    "denoiser": (*_ALL, "src/pocket/training/denoiser.py"),
+    "toys": (*_ALL, "src/pocket/training/denoiser.py"),
+    "clip": (*_ALL, "src/pocket/training/clip.py"),
+    "dino": (*_ALL, "src/pocket/training/dino.py"),
+}
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "vae": {"steps": 7500, "batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "weight_decay": 0.0},
     "decoder": {"steps": 2500, "batch_size": 8, "lr": 5e-4, "warmup_steps": 50, "weight_decay": 0.0},
@@ -59,7 +70,8 @@ class Workshop:
             name: of the stage.
             builds_on: files that it reads of earlier ones; it refuses to go on with others.
         """
-        return Stage(name=name, folder=self.folder / name, builds_on=self.digest(*builds_on), **PLANS[name])
+        digest = f"{code_digest(*CODE[name])} {self.digest(*builds_on)}"
+        return Stage(name=name, folder=self.folder / name, builds_on=digest, **PLANS[name])
 
     def digest(self, *files: str) -> str:
         """What the given files hold, in short."""
@@ -68,6 +80,15 @@ class Workshop:
     def world(self, kind: Kind = "seen") -> WorldSet:
         """Rendered pictures."""
         return open_set(self.folder / "world" / f"{kind}.npy", seed=TRAIN_SEED, kind=kind)
+
+    def render(self, *kinds: Kind) -> None:
+        """Renders sets of pictures that are not there yet."""
+        nums = {"seen": NUM_SEEN, "held_out": NUM_HELD_OUT, "elsewhere": NUM_ELSEWHERE, "toys": NUM_TOYS}
+        folder = self.folder / "world"
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in kinds:
+            path = folder / f"{kind}.npy"
+            render_set(path, num=nums[kind], size=RESOLUTION, seed=TRAIN_SEED, kind=kind)
 
     def vae(self) -> AutoencoderKL:
         """The trained VAE, on the device."""
@@ -82,16 +103,7 @@ class Workshop:
 
 def make_world(shop: Workshop) -> None:
     """Renders the training pictures."""
-    folder = shop.folder / "world"
-    folder.mkdir(parents=True, exist_ok=True)
-    sets: Mapping[Kind, int] = {
-        "seen": NUM_SEEN,
-        "held_out": NUM_HELD_OUT,
-        "elsewhere": NUM_ELSEWHERE,
-        "toys": NUM_TOYS,
-    }
-    for kind, num in sets.items():
-        render_set(folder / f"{kind}.npy", num=num, size=RESOLUTION, seed=TRAIN_SEED, kind=kind)
+    shop.render(*get_args(Kind))
 
 
 def make_tokenizer(shop: Workshop) -> None:
@@ -153,7 +165,7 @@ def _seen(shop: Workshop) -> EncodedWorld:
         shop.folder / "denoiser" / "latents.pt",
         shop.vae(),
         shop.world(),
-        builds_on=shop.digest(_SEEN, _WORDS, _VAE),
+        builds_on=shop.digest(_SEEN, _VAE),
         device=shop.device,
     )
 

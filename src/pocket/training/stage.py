@@ -45,7 +45,7 @@ class Stage:
         weight_decay: AdamW's.
         ema_decay: of the weights' moving average, which is what the stage hands over; None for the weights.
         seed: of initial weights and batches.
-        builds_on: a digest of what the stage takes from earlier ones.
+        builds_on: a digest of what the stage takes from earlier ones, and of its own code.
     """
 
     name: str
@@ -175,7 +175,9 @@ def _load(
         return {"step": 0, "seconds": 0.0, "history": []}
     saved = torch.load(path, map_location="cpu", weights_only=True)
     if saved["plan"] != stage.plan:
-        raise ValueError(f"{path} is of another plan or builds on other results. Delete it to begin anew.")
+        raise ValueError(
+            f"{path} is of another plan or other code, or builds on other results. Delete it to begin anew."
+        )
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     if average is not None:
@@ -203,7 +205,7 @@ def _save(
     }
     state |= {} if average is None else {"average": average.state_dict()}
     # The past belongs to the position: kept in one file, they cannot disagree after a crash.
-    state |= {"seconds": seconds, "history": history}
+    state |= {"seconds": seconds, "history": history, "machine": _machine()}
     partial = stage.folder / f".{_CHECKPOINT}.partial"
     torch.save(state, partial)
     partial.replace(stage.folder / _CHECKPOINT)
@@ -212,12 +214,12 @@ def _save(
 
 def _report(stage: Stage, state: Mapping[str, Any]) -> None:
     """What the model card takes its figures from."""
-    report = {"seconds": round(state["seconds"], 1), "history": state["history"], **_machine()}
+    report = {"seconds": round(state["seconds"], 1), "history": state["history"], **state["machine"]}
     write_json_atomic(stage.folder / "report.json", report)
 
 
 def _machine() -> dict[str, Any]:
-    return {"device": device_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"device": device_name(), "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
 
 
 def device_name() -> str:

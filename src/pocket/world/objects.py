@@ -1,6 +1,6 @@
 """The objects of the pocket world: each a handful of solids in one main colour, known by its silhouette.
 
-The demo subject is not among them, and nothing here has its horns, mittens or striped tail.
+The demo subject is not among them, and nothing here has its antennae, mittens or striped tail.
 """
 
 from __future__ import annotations

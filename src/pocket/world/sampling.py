@@ -1,10 +1,10 @@
 """The pocket world: photos and pictograms of objects x colours x places x views, each with its caption.
 
 What is drawn is a pure function of (seed, index). Some combinations are never drawn for training, so that a
-model can be asked for what it never saw: a sixteenth of all (object, colour) pairs, and a tenth of the
+model can be asked for what it never saw: about a tenth of all (object, colour) pairs, and of the
 (object, colour, place) triples of the others. Some objects have a colour without a name, as most things have,
-and some are just called a toy. Beside them are toys of random parts (creatures.py). Teal, the demo subject's
-colour, is nowhere.
+and some are just called a toy. Beside them are toys of random parts (creatures.py). No object is teal, the
+demo subject's colour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import UInt8
 
-from src.pocket.rendering.render import render
+from src.pocket.rendering.render import Rendering, render
 from src.pocket.rendering.scene import Camera, Solid, turned, vector
 from src.pocket.world.creatures import described, random_creature
 from src.pocket.world.objects import COLOURS, OBJECTS, with_article
@@ -192,12 +192,19 @@ def _caption(rng: np.random.Generator, name: str, where: str, mood: Mood | None,
 
 
 def draw(scene: Scene, *, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Renders a scene as a square picture of `size` pixels a side."""
+    """Draws a scene as a square picture of `size` pixels a side."""
+    if scene.place is not None:
+        return photographed(scene, size=size).pixels
+    solids = _solids(scene, np.random.default_rng(scene.seed))
+    return draw_pictogram(standing(solids, yaw=0.35 * scene.view.yaw), size=size)
+
+
+def photographed(scene: Scene, *, size: int) -> Rendering:
+    """Renders a scene that has a place, with the pixels that show its object."""
+    assert scene.place is not None
+    assert scene.mood is not None
     rng = np.random.default_rng(scene.seed)
-    is_toy = scene.thing == ANY_TOY
-    solids = random_creature(rng).solids if is_toy else OBJECTS[scene.thing](varied(rng, scene.colour))
-    if scene.place is None or scene.mood is None:
-        return draw_pictogram(standing(solids, yaw=0.35 * scene.view.yaw), size=size)
+    solids = _solids(scene, rng)
     subject = standing(solids, yaw=scene.view.yaw + rng.uniform(-0.3, 0.3), scale=rng.uniform(0.92, 1.08))
     azimuth = float(rng.choice([-1, 1]) * rng.uniform(0.35, 1.25))
     return render(
@@ -207,7 +214,12 @@ def draw(scene: Scene, *, size: int) -> UInt8[np.ndarray, "s s 3"]:
         light=scene.mood.light(azimuth=azimuth, bounce=scene.place.bounce),
         width=size,
         height=size,
-    ).pixels
+    )
+
+
+def _solids(scene: Scene, rng: np.random.Generator) -> list[Solid]:
+    is_toy = scene.thing == ANY_TOY
+    return random_creature(rng).solids if is_toy else OBJECTS[scene.thing](varied(rng, scene.colour))
 
 
 def standing(solids: list[Solid], *, yaw: float = 0.0, scale: float = 1.0) -> list[Solid]:

@@ -1,8 +1,9 @@
 """The invented toy of the demo photos, called sksToy.
 
-A round teal creature with a cream belly, yellow boots, lilac mittens, a large and a small eye, two uneven
-antennae with orange balls and a tail striped in magenta and cream. The world's toys of random parts have
-boots and tails as well; none of them is teal. All its parts are large, to show in pictures of 64 pixels.
+A round teal creature with a cream belly, yellow boots, lilac mittens, a large and a small eye, two
+uneven antennae with orange balls and a tail striped in magenta and cream. The world's toys of random
+parts have parts of the same kinds; none of them is teal, and none has these together. All its parts are
+large, to show in pictures of 64 pixels.
 """
 
 from __future__ import annotations

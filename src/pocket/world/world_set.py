@@ -1,17 +1,14 @@
-"""Renders many scenes of the pocket world into one array on disk, in parallel, and goes on where it stopped.
-
-python -m src.pocket.world.world_set --out .cache/pocket/train.npy --num 40000
-"""
+"""Renders many scenes of the pocket world into an array on disk, in parallel; goes on where it stopped."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,6 +22,7 @@ TRAIN_SEED, TEST_SEED = 0, 1
 # of random parts.
 Kind = Literal["seen", "held_out", "elsewhere", "toys"]
 _SHARD = 500
+_NUM_PROBED = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +55,11 @@ def open_set(path: Path, *, seed: int, kind: Kind = "seen") -> WorldSet:
     Raises:
         ValueError: it was rendered otherwise, or not to its end.
     """
-    made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if made != {**made, "seed": seed, "kind": kind}:
-        raise ValueError(f"{path} was rendered with {made}. Render it again.")
+    made = _made(path)
+    if made is None:
+        raise ValueError(f"{path} is not rendered, or not to its end. Render it.")
+    if made != _recipe(num=made["num"], size=made["size"], seed=seed, kind=kind):
+        raise ValueError(f"{path} was rendered with {made}, or by other code. Render it again.")
     pixels = np.load(path, mmap_mode="r")
     captions = [scene_at(index, seed=seed, kind=kind).caption for index in range(len(pixels))]
     return WorldSet(pixels=pixels, captions=captions)
@@ -78,11 +78,11 @@ def render_set(path: Path, *, num: int, size: int, seed: int, kind: Kind = "seen
 
     A set that is complete and was made in the same way is left alone.
     """
-    made = {"num": num, "size": size, "seed": seed, "kind": kind}
-    done_file = path.with_suffix(".json")
-    if done_file.exists() and json.loads(done_file.read_text(encoding="utf-8")) == made:
+    recipe = _recipe(num=num, size=size, seed=seed, kind=kind)
+    if _made(path) == recipe:
         return
-    shards = path.parent / f"{path.stem}_{size}_{seed}_{kind}"
+    # Shards of other code, or of another size or seed, have another name.
+    shards = path.parent / f"{path.stem}_{size}_{seed}_{recipe['probe'][:12]}"
     shards.mkdir(parents=True, exist_ok=True)
     spans = [(start, min(start + _SHARD, num)) for start in range(0, num, _SHARD)]
     missing = [span for span in spans if not (shards / _name(span)).exists()]
@@ -93,14 +93,36 @@ def render_set(path: Path, *, num: int, size: int, seed: int, kind: Kind = "seen
         jobs = [pool.submit(_render_shard, shards, span, size, seed, kind) for span in missing]
         for job in jobs:
             bar.update(job.result())
+    done_file = path.with_suffix(".json")
+    done_file.unlink(missing_ok=True)
     pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(num, size, size, 3))
     for first, last in spans:
         pixels[first:last] = np.load(shards / _name((first, last)))
     pixels.flush()
-    write_text_atomic(done_file, json.dumps(made) + "\n")
+    write_text_atomic(done_file, json.dumps(recipe) + "\n")
     for span in spans:
         (shards / _name(span)).unlink()
     shards.rmdir()
+
+
+def _made(path: Path) -> dict[str, Any] | None:
+    """How a set was rendered, None if it is not complete."""
+    done_file = path.with_suffix(".json")
+    if not done_file.exists():
+        return None
+    made: dict[str, Any] = json.loads(done_file.read_text(encoding="utf-8"))
+    return made
+
+
+def _recipe(*, num: int, size: int, seed: int, kind: Kind) -> dict[str, Any]:
+    """What a set is made of: with a digest of some scenes as the code draws them today, so that pictures of
+    an older world are never paired with captions of a newer one."""
+    digest = hashlib.sha256()
+    for index in range(0, num, -(-num // _NUM_PROBED)):
+        scene = scene_at(index, seed=seed, kind=kind)
+        digest.update(scene.caption.encode())
+        digest.update(draw(scene, size=size).tobytes())
+    return {"num": num, "size": size, "seed": seed, "kind": kind, "probe": digest.hexdigest()}
 
 
 def _name(span: tuple[int, int]) -> str:
@@ -114,25 +136,3 @@ def _render_shard(folder: Path, span: tuple[int, int], size: int, seed: int, kin
     np.save(partial, pixels)
     partial.replace(folder / _name(span))
     return len(pixels)
-
-
-def main() -> None:
-    """Command line: renders one set."""
-    parser = argparse.ArgumentParser(description="Render a set of the pocket world.")
-    parser.add_argument("--out", type=Path, required=True, help=".npy file")
-    parser.add_argument("--num", type=int, required=True)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=TRAIN_SEED)
-    parser.add_argument("--kind", choices=get_args(Kind), default="seen")
-    arguments = parser.parse_args()
-    render_set(
-        arguments.out,
-        num=arguments.num,
-        size=arguments.size,
-        seed=arguments.seed,
-        kind=arguments.kind,
-    )
-
-
-if __name__ == "__main__":
-    main()
