@@ -74,8 +74,9 @@ class CaptionsFile:
         data = self.path.read_bytes()
         keep = data.rfind(b"\n") + 1
         tail = data[keep:].decode(errors="replace")
-        # Without the author a line of ours holds a file name only: two colons would be a caption's.
-        is_ours = f'"{CAPTIONER_COLUMN}": ' in tail or (tail.startswith(_START) and tail.count('": ') == 1)
+        # Cut off before the author, a line of ours holds a file name at most, and no caption.
+        is_name_only = _START.startswith(tail) or (tail.startswith(_START) and tail.count('": ') == 1)
+        is_ours = is_name_only or f'"{CAPTIONER_COLUMN}": ' in tail
         if is_ours and not _is_json(tail):
             log.warning("%s ended in half a line, which was removed: %s", self.path, tail)
             os.truncate(self.path, keep)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
@@ -20,7 +21,7 @@ from src.models.weight_files import PLAIN, choose_in_folder
 _KEY = "captioner.model"
 _REMEDY = "Take Salesforce/blip-image-captioning-base or another BLIP that writes captions."
 # What the library raises for files that are damaged or of another kind.
-_LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+_LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError)
 
 
 class Blip:
