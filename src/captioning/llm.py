@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -17,7 +18,7 @@ from src.captioning.llm_answer import (
     read_answer,
     system_text,
 )
-from src.captioning.llm_client import Answer, LlmClient
+from src.captioning.llm_client import KEY_VARIABLE, Answer, LlmClient
 from src.captioning.llm_cost import Cost
 from src.data.checks import require_web_address, require_whole_number
 from src.data.fetch_http import Retries
@@ -76,6 +77,10 @@ class LlmCaptioner(Captioner):
                 raise UserError(f"captioner.{name}={text!r} must be a text.")
         if base_url is not None:
             require_web_address("captioner.base_url", base_url)
+            if urlsplit(base_url).username is not None:
+                raise UserError(
+                    f"captioner.base_url must not hold a password: addresses are logged. Set {KEY_VARIABLE}."
+                )
         require_whole_number("captioner.batch_size", batch_size, least=1, most=20)
         require_whole_number("captioner.max_side", max_side, least=64, most=1568)
         require_whole_number("captioner.max_asks", max_asks, least=1)

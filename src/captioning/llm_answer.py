@@ -23,8 +23,9 @@ class WrongAnswerError(Exception):
 
 
 def encode_image(image: Image.Image, *, max_side: int) -> str:
-    """A JPEG in base64, scaled down so that no side is longer than `max_side` pixels."""
+    """A JPEG in base64, without metadata, scaled down so that no side is longer than `max_side` pixels."""
     small = image.copy()
+    small.info.clear()  # Pillow would pass a comment on
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = BytesIO()
     small.save(buffer, "JPEG", quality=_JPEG_QUALITY)

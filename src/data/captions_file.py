@@ -105,6 +105,9 @@ def open_captions_file(folder: Path) -> Iterator[CaptionsFile]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"Another process is writing captions in {folder}. Wait for it.") from error
+        except OSError:
+            # Some network file systems have no such locks.
+            log.warning("%s cannot be locked: start no other captioner there meanwhile.", folder)
         file = CaptionsFile(folder)
         file.mend_end()
         yield file
