@@ -19,7 +19,14 @@ def prepare(config: TrainConfig, job: Job) -> Outcome:
     return run_prepare(config, job)
 
 
+def caption(config: TrainConfig, job: Job) -> Outcome:
+    """The command `caption` (-cn caption): writes captions for images that have none."""
+    from src.run.caption import run_caption
+
+    return run_caption(config, job)
+
+
 if __name__ == "__main__":
     # ClearML records a Hydra application only if it is imported before Hydra's main runs.
     bind_hydra()
-    main("train", {"train": train, "prepare": prepare})
+    main("train", {"train": train, "prepare": prepare, "caption": caption})

@@ -14,6 +14,7 @@ from src.errors import UserError
 
 _NOISY = (
     "httpx",
+    "httpx2",
     "httpcore",
     "urllib3",
     "PIL",

@@ -257,12 +257,15 @@ class TrainConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    captioner: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)
     run: RunConfig = field(default_factory=RunConfig)
     experiment: Any = None
 
     def __post_init__(self) -> None:
-        require_choice("command", self.command, ("train", "prepare"))
+        require_choice("command", self.command, ("train", "prepare", "caption"))
+        if (self.captioner is not None) != (self.command == "caption"):
+            raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
         exports = self.dataset.export is not None or self.dataset.push_to_hub is not None
         if exports and self.command != "prepare":
             raise UserError("dataset.export and dataset.push_to_hub are for: sh train_run.sh -cn prepare")

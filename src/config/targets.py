@@ -55,6 +55,10 @@ SLOTS = {
         ),
         runtime=frozenset(),
     ),
+    "captioner": Slot(
+        targets=frozenset({"src.captioning.blip.BlipCaptioner", "src.captioning.llm.LlmCaptioner"}),
+        runtime=frozenset({"subject"}),
+    ),
     "optimizer.algorithm": Slot(
         targets=frozenset({"torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD"}),
         runtime=frozenset({"params", "lr", "fused", "foreach"}),

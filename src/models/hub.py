@@ -22,7 +22,10 @@ _TIMEOUT_SECONDS = 5.0
 _WITHOUT = {
     "model.path": "model=pocket needs neither",
     "model.vae_path": "model.vae_path=null takes the VAE that model.path comes with",
+    "captioner.model": "captioner=llm needs neither",
 }
+_LOCAL = {"captioner.model": "a local folder"}  # and for the others:
+_LOCAL_DEFAULT = "a local diffusers folder or .safetensors file"
 _CONFIGS = (".json", ".txt")
 # What is not needed: the safety checker alone is 1.2 GB.
 _IGNORED_FOLDERS = {"safety_checker", "feature_extractor", "image_encoder"}
@@ -43,7 +46,7 @@ def fetch_from_hub(
         repository: `owner/name`.
         revision: branch, tag or commit.
         variants: weight variants in order of preference; one is downloaded.
-        key: model.path or model.vae_path, for messages.
+        key: the configuration's key, for messages.
 
     Raises:
         UserError: not in the cache and the hub cannot be reached (within seconds), unknown, or gated.
@@ -66,14 +69,14 @@ def fetch_from_hub(
     except RepositoryNotFoundError as error:
         raise UserError(
             f"The hub has no model {repository} (or it is private), and no such local path exists. "
-            "Check model.path; for a private one set HF_TOKEN."
+            f"Check {key}; for a private one set HF_TOKEN."
         ) from error
     except (OSError, HTTPError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"Model {repository} is not in the local cache and the hub cannot be reached ({reason[0]}). "
-            f"Connect to the network, or point {key} to a local diffusers folder or .safetensors file, or "
-            f"HF_HOME to a cache that holds it; {_WITHOUT[key]}."
+            f"Connect to the network, or point {key} to {_LOCAL.get(key, _LOCAL_DEFAULT)}, or HF_HOME to a "
+            f"cache that holds it; {_WITHOUT[key]}."
         ) from error
 
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from src.errors import UserError
+from src.models.devices import choose_device
 
 # Ranks wait here while the main one samples or saves, which may take longer than a collective's usual limit.
 _AGREEMENT_TIMEOUT = timedelta(hours=12)
@@ -32,7 +33,7 @@ def make_accelerator(
     Raises:
         UserError: the device is not there, or cannot do the precision.
     """
-    device = _choose_device(device, group)
+    device = choose_device(device, key=f"{group}.device")
     if mixed_precision == "auto":
         mixed_precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "no"
     if mixed_precision == "fp16" and device == "cpu":
@@ -54,15 +55,6 @@ def make_accelerator(
             f"{accelerator.num_processes}. Start with accelerate launch or torchrun and compare its settings."
         )
     return accelerator
-
-
-def _choose_device(device: str, group: str) -> str:
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, is_there in available.items() if is_there)
-    if not available[device]:
-        raise UserError(f"{group}.device={device} is not available on this machine. Use {group}.device=auto.")
-    return device
 
 
 class Agreement:

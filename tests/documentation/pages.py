@@ -17,7 +17,7 @@ GROUPS = sorted(
         field.name
         for config in (TrainConfig, InferenceConfig)
         for field in fields(config)
-        if field.name in {"callbacks", "logger"} or is_dataclass(field.type)
+        if field.name in {"callbacks", "logger", "captioner"} or is_dataclass(field.type)
     }
 )
 ROOTS = {

@@ -34,7 +34,7 @@ def leaves(config: dict, prefix: str = "") -> dict[str, object]:
 def known_keys() -> frozenset[str]:
     """All keys of all options."""
     compositions = [composed("inference"), composed("train", "logger=[clearml,tensorboard,wandb]")]
-    for group in ("dataset", "metrics", "model", "adapter"):
+    for group in ("dataset", "metrics", "model", "adapter", "captioner"):
         options = {file.stem for file in (CONFIG_DIR / group).glob("*.yaml")} - {"from_adapter"}
         compositions += [composed("train", f"{group}={option}") for option in sorted(options)]
     return frozenset(key for config in compositions for key in leaves(config))
@@ -132,6 +132,18 @@ def test_the_options_of_a_source(option):
     for name, default in documented.items():
         if match := re.fullmatch(r"`([^`]*)`", default):
             assert yaml.safe_load(match[1]) == source[name], name
+
+
+@pytest.mark.parametrize("option", ["blip", "llm"])
+def test_the_options_of_a_captioner(option):
+    column = f"Option (`captioner={option}`)"
+    rows = [row for table in tables(text_of("docs/captioning.md")) for row in table if column in row]
+    captioner = composed("train", f"captioner={option}")["captioner"]
+    documented = {row[column].strip("`").removeprefix("captioner."): row["Default"] for row in rows}
+    assert documented.keys() == captioner.keys() - {"_target_"}
+    for name, default in documented.items():
+        if match := re.fullmatch(r"`([^`]*)`", default):
+            assert yaml.safe_load(match[1]) == captioner[name], name
 
 
 def test_every_experiment_is_listed():

@@ -70,6 +70,13 @@ def add_metadata(
             _add_row(captions, row, column, folder=name.rpartition("/")[0])
 
 
+def read_rows(file: Path, *, name: str) -> list[Mapping[str, Any]]:
+    """What a metadata file says of each image, as far as it can be read. See also `add_metadata`."""
+    text, _ = read_text(file, name=name)
+    parse = _parse_csv if file.suffix.casefold() == ".csv" else _parse_lines
+    return [] if text is None else [row.values for row in parse(text, name).rows]
+
+
 def _add_row(captions: CaptionTable, row: _Row, column: str, *, folder: str) -> None:
     name, caption = row.values.get(FILE_COLUMN), row.values.get(column)
     if not isinstance(name, str) or not name.strip():

@@ -39,17 +39,17 @@ def read_subject(
     """
     found = require_scan(path, "photo")
     captions = CaptionTable(found.images)
-    sidecars = _sidecars(found)
+    sidecars = find_sidecars(found)
     tables = tables_that_count(found.tables)
     if CAPTIONS_FILE in found.texts:
-        _add_lines(captions, found.texts[CAPTIONS_FILE])
+        add_lines(captions, found.texts[CAPTIONS_FILE])
         remedy = f"Add the line {{name}}|<caption> to {CAPTIONS_FILE}."
     elif tables:
         column_remedy = "Leave one, or use dataset=imagefolder and dataset.reader.caption_column."
         add_metadata(captions, tables, caption_column=None, column_remedy=column_remedy)
         remedy = f"Add a line for it to {next(iter(tables))}."
     elif sidecars:
-        _add_sidecars(captions, sidecars, found)
+        add_sidecars(captions, sidecars, found)
         remedy = "Write one into {stem}.txt."
     else:
         return _with_default_caption(path, found, default_caption, placeholder)
@@ -87,7 +87,7 @@ def _with_default_caption(
     )
 
 
-def _add_lines(captions: CaptionTable, file: Path) -> None:
+def add_lines(captions: CaptionTable, file: Path) -> None:
     """Reads captions.txt."""
     text, problems = read_text(file)
     if text is None:
@@ -109,7 +109,7 @@ def _add_lines(captions: CaptionTable, file: Path) -> None:
         captions.skip_file(Problem(file=CAPTIONS_FILE, message=message))
 
 
-def _sidecars(found: Folder) -> dict[str, list[str]]:
+def find_sidecars(found: Folder) -> dict[str, list[str]]:
     """The photos that each text file stands beside; a photo may be there in two formats."""
     photos: dict[str, list[str]] = {}
     for name in found.images:
@@ -119,7 +119,8 @@ def _sidecars(found: Folder) -> dict[str, list[str]]:
     }
 
 
-def _add_sidecars(captions: CaptionTable, sidecars: dict[str, list[str]], found: Folder) -> None:
+def add_sidecars(captions: CaptionTable, sidecars: dict[str, list[str]], found: Folder) -> None:
+    """Reads the text files that stand beside photos."""
     for name, photos in sidecars.items():
         text, problems = read_text(found.texts[name], name=name)
         if text is None:
