@@ -54,12 +54,16 @@ class ModelConfig:
     revision: str | None = None
     variant: str | None = None
     dvc: str | None = None
+    long_prompts: bool | None = None
+    max_prompt_chunks: int = 3
     # What the model learns best with; defaults of adapter, trainer and optimizer ask here first.
     suggested: SuggestedConfig = field(default_factory=SuggestedConfig)
     suggested_for: str | None = None
 
     def __post_init__(self) -> None:
         require_choice("model.architecture", self.architecture, ARCHITECTURES)
+        # One chunk is what there is without long prompts.
+        require_at_least("model.max_prompt_chunks", self.max_prompt_chunks, 2)
         self.path = self.path and expand_home(self.path)
         self.vae_path = self.vae_path and expand_home(self.vae_path)
 

@@ -1,6 +1,5 @@
 """Everything that can be wrong with a dataset, found before any work is done and listed at once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,34 +183,3 @@ def _summary(names: list[str], what: str) -> list[str]:
         return []
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return [f"{len(names)} images {what}: {', '.join(names[:_MAX_LISTED])}{more}."]
-
-
-def token_warnings(records: list[Record], count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
-    """A line for each caption of which the text encoder would not see the end, the first few by name."""
-    warnings = []
-    for record in records:
-        # A token is at least a byte, and two mark start and end: most captions need no counting.
-        if len(record.caption.encode()) + 2 <= max_tokens:
-            continue
-        num_tokens = count_tokens(record.caption)
-        if num_tokens > max_tokens:
-            lost = _lost_text(record.caption, count_tokens, max_tokens)
-            warnings.append(
-                f"{record.id}: the caption has {num_tokens} tokens, {max_tokens} fit. Not seen: {lost!r}."
-            )
-    num_more = len(warnings) - _MAX_LISTED
-    more = [f"{num_more} more captions have over {max_tokens} tokens."] if num_more > 0 else []
-    return warnings[:_MAX_LISTED] + more
-
-
-def _lost_text(caption: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
-    """The words behind the longest beginning that fits, by bisection."""
-    words = caption.split()
-    low, high = 0, len(words)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count_tokens(" ".join(words[:middle])) <= max_tokens:
-            low = middle
-        else:
-            high = middle - 1
-    return " ".join(words[low:])

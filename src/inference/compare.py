@@ -1,5 +1,6 @@
 """Generates with the base model and with the adapter, side by side, and judges both."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from src.loggers.protocol import Logger
 from src.metrics.evaluate import Reference, Score, evaluate_samples, table_rows
 from src.metrics.features import ClipExtractor, ImageFeatureExtractor
 from src.models.base import DiffusionModel
+from src.models.prompts import cut_warnings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +110,11 @@ def compare(
         UserError: see `generate` and `apply_adapter`.
     """
     require_writable(folder)
+    said = _warn_of_cut_prompts(model, prompts, sampling.negative_prompt)
     base = _generate(model, "base", prompts, sampling, on_batch) if with_base else []
     apply_adapter(model, source, scale=scale, with_token_embedding=with_token_embedding, merge=merge)
+    # A trained placeholder is one token, so that less may be cut.
+    _warn_of_cut_prompts(model, prompts, sampling.negative_prompt, said=said)
     adapted = _generate(model, "adapted", prompts, sampling, on_batch)
     made_with = {"model_hash": model.base_hash[:16]}
     base_files = save_images(base, folder / "images" / "base", made_with)
@@ -137,6 +144,18 @@ def compare(
     result = Comparison(grid=grid, images=files, base_images=base_files, scores=scores)
     _show(result, logger, source.step or 0)
     return result
+
+
+def _warn_of_cut_prompts(
+    model: DiffusionModel, prompts: Sequence[str], negative_prompt: str, *, said: Sequence[str] = ()
+) -> list[str]:
+    """Says which prompts the model will not see to their end, unless that was said before."""
+    texts = [(f"prompts[{index}]", prompt) for index, prompt in enumerate(prompts)]
+    warnings = cut_warnings(model, [*texts, ("negative_prompt", negative_prompt)])
+    for warning in warnings:
+        if warning not in said:
+            _log.warning("%s", warning)
+    return warnings
 
 
 def _generate(

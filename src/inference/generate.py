@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ def generate(
     """Generates `num_images` images for each prompt, prompt after prompt.
 
     An image's noise is addressed by (seed, prompt, its index), so it does not depend on the batch size, the
-    other prompts or what the model has learned: base and adapted model start from the same noise.
+    other prompts or what the model has learned: base and adapted model start from the same noise. Nor do the
+    chunks of its prompt (`prompt_chunks` of its parameters) depend on other prompts than the negative one.
 
     Args:
         model: gives the pipeline. Its modules are in eval mode meanwhile, and as before afterwards.
@@ -87,9 +89,8 @@ def generate(
     pipeline = model.pipeline(scheduler)
     images: list[GeneratedImage] = []
     with torch.no_grad(), _in_eval_mode(pipeline), _one_precision(pipeline):
-        for start in range(0, len(planned), batch_size):
-            batch = planned[start : start + batch_size]
-            pictures = _run(pipeline, batch)
+        for batch in _batches(model, planned, batch_size):
+            pictures = _run(model, pipeline, batch)
             images += [
                 GeneratedImage(image=image, params=params)
                 for image, params in zip(pictures, batch, strict=True)
@@ -142,18 +143,34 @@ def require_size(width: int, height: int) -> None:
             )
 
 
-def _run(pipeline: Any, batch: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
+def _batches(
+    model: DiffusionModel, planned: Sequence[Mapping[str, Any]], batch_size: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Neighbours of one number of chunks, which their parameters then say: they can be drawn together."""
+    chunked = [
+        {**params, "prompt_chunks": model.chunks_of(params["prompt"], params["negative_prompt"])}
+        for params in planned
+    ]
+    for _, group in groupby(chunked, key=lambda params: params["prompt_chunks"]):
+        alike = list(group)
+        for start in range(0, len(alike), batch_size):
+            yield alike[start : start + batch_size]
+
+
+def _run(model: DiffusionModel, pipeline: Any, batch: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
     settings = batch[0]
     width, height = settings["width"], settings["height"]
     generators = [torch.Generator("cpu").manual_seed(params["noise_seed"]) for params in batch]
     factor = pipeline.vae_scale_factor
     channels = pipeline.unet.config.in_channels
     latents = starting_noise(generators, channels=channels, height=height // factor, width=width // factor)
-    # None and not "": SDXL's configuration may ask for zeros where nothing is to be led away from.
-    negative = [settings["negative_prompt"]] * len(batch) if settings["negative_prompt"] else None
+    num_chunks = settings["prompt_chunks"]
+    prompts = model.encode_prompts([params["prompt"] for params in batch], num_chunks)
+    # SDXL's configuration may ask for zeros where nothing is to be led away from: ours for an empty text.
+    negative = model.encode_prompts([settings["negative_prompt"]] * len(batch), num_chunks)
     pixels = pipeline(
-        prompt=[params["prompt"] for params in batch],
-        negative_prompt=negative,
+        **_embeddings("", *prompts),
+        **_embeddings("negative_", *negative),
         num_inference_steps=settings["num_steps"],
         guidance_scale=settings["guidance_scale"],
         width=width,
@@ -171,6 +188,14 @@ def _run(pipeline: Any, batch: Sequence[Mapping[str, Any]]) -> list[Image.Image]
         pixels, output_type="pil", do_denormalize=[False] * len(batch)
     )
     return images
+
+
+def _embeddings(
+    prefix: str, hidden: Float[Tensor, "b t d"], pooled: Float[Tensor, "b p"] | None
+) -> dict[str, Tensor]:
+    """Embeddings as the pipelines take them, SDXL's with the pooled ones."""
+    given = {f"{prefix}prompt_embeds": hidden}
+    return given if pooled is None else {**given, f"{prefix}pooled_prompt_embeds": pooled}
 
 
 def starting_noise(

@@ -1,10 +1,11 @@
 """Pictures to look at: base beside adapted on the same prompts and seeds, and PNG files that say how."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,17 @@ def wrap(text: str, font: Any, width: int, *, max_lines: int) -> list[str]:
 
     What does not fit into `max_lines` is cut and ends in an ellipsis.
     """
-    lines: list[str] = []
+    # One more tells whether all fit; a prompt of 10,000 characters is not broken to its end.
+    lines = list(islice(_lines(text, font, width), max_lines + 1))
+    if len(lines) <= max_lines:
+        return lines
+    last = lines[max_lines - 1]
+    while last and font.getlength(last + "…") > width:
+        last = last[:-1]
+    return [*lines[: max_lines - 1], last + "…"]
+
+
+def _lines(text: str, font: Any, width: int) -> Iterator[str]:
     for paragraph in text.split("\n"):
         line = ""
         for word in paragraph.split():
@@ -196,21 +207,18 @@ def wrap(text: str, font: Any, width: int, *, max_lines: int) -> list[str]:
                 if font.getlength(joined) <= width:
                     line, rest = joined, ""
                 elif line:
-                    lines.append(line)
+                    yield line
                     line = ""
                 else:
-                    head = next(
-                        n for n in range(len(rest), 0, -1) if n == 1 or font.getlength(rest[:n]) <= width
-                    )
-                    lines.append(rest[:head])
+                    head = _num_fitting(rest, font, width)
+                    yield rest[:head]
                     rest = rest[head:]
-        lines.append(line)
-    if len(lines) <= max_lines:
-        return lines
-    last = lines[max_lines - 1]
-    while last and font.getlength(last + "…") > width:
-        last = last[:-1]
-    return [*lines[: max_lines - 1], last + "…"]
+        yield line
+
+
+def _num_fitting(word: str, font: Any, width: int) -> int:
+    """How many of a word's characters fit, at least one. None is narrower than a pixel."""
+    return next(n for n in range(min(len(word), width), 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
 
 
 @cache

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from src.errors import UserError
+from src.models.prompts import num_chunks_needed, tokenize
 from src.models.quiet import quiet_libraries
 from src.models.schedulers import make_scheduler
 from src.models.weights_hash import weights_hash
@@ -39,7 +40,9 @@ class Denoiser(nn.Module, ABC):
         """Hidden states for cross attention and, for SDXL, the pooled embedding. Differentiable.
 
         Args:
-            token_ids: one layer for each of the n text encoders.
+            token_ids: one layer for each of the n text encoders. Longer ones than an encoder takes are
+                chunks, each encoded by itself; their hidden states stand one after the other, and the pooled
+                embedding is that of the first.
         """
 
     def is_used(self, parameter_name: str) -> bool:
@@ -111,6 +114,8 @@ class DiffusionModel(ABC):
         base_tokenizers: the same as they came, without the placeholder.
         placeholder: the trained token, if any.
         noise_scheduler: the training schedule (DDPM) from the model's own configuration.
+        num_chunks: chunks that every prompt is encoded as, if nothing else is said (see `use_chunks`).
+        max_chunks: the most that a long prompt may have; what is beyond is not seen.
     """
 
     architecture: ClassVar[Literal["sd15", "sdxl"]]
@@ -129,6 +134,7 @@ class DiffusionModel(ABC):
         self.base_tokenizers = list(tokenizers)
         self.tokenizers = list(tokenizers)
         self.placeholder: str | None = None
+        self.num_chunks, self.max_chunks = 1, 1
         self.scheduler_config = dict(scheduler_config)
         self.noise_scheduler = DDPMScheduler.from_config(self.scheduler_config)
         self._weight_files = {name: list(files) for name, files in weight_files.items()}
@@ -227,27 +233,52 @@ class DiffusionModel(ABC):
         factor = float(self.vae.config.scaling_factor)
         return posterior.mean.float() * factor, posterior.std.float() * factor
 
-    def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "n b t"]:
-        """Token ids for each of the n text encoders, padded and cut at the token limit, on the CPU."""
-        return tokenize(self.tokenizers, prompts)
+    def use_chunks(self, num_chunks: int, *, max_chunks: int) -> None:
+        """Lets prompts be longer than the text encoder takes: they are encoded in chunks of 75 tokens.
+
+        Args:
+            num_chunks: of every prompt, also of a shorter one. It is the same for all prompts of a training
+                run, because empty chunks change what the UNet sees: a sample's loss must not depend on how
+                long its neighbours' captions are.
+            max_chunks: of a prompt that is drawn and needs more (see `chunks_of`).
+        """
+        assert 1 <= num_chunks <= max_chunks
+        self.num_chunks, self.max_chunks = num_chunks, max_chunks
+
+    def tokenize(self, prompts: Sequence[str], num_chunks: int | None = None) -> Int[Tensor, "n b t"]:
+        """Token ids for each of the n text encoders, padded and cut to so many chunks, on the CPU.
+
+        Args:
+            prompts: texts.
+            num_chunks: 77 ids each; None for the model's own number.
+        """
+        return tokenize(self.tokenizers, prompts, num_chunks or self.num_chunks)
 
     @property
-    def token_limit(self) -> int:
-        """Tokens of a prompt that are used, start and end included. What is beyond is cut."""
-        return int(min(tokenizer.model_max_length for tokenizer in self.tokenizers))
+    def chunk_size(self) -> int:
+        """Tokens of a prompt in one chunk, without start and end."""
+        return int(min(tokenizer.model_max_length for tokenizer in self.tokenizers)) - 2
 
     def count_tokens(self, prompt: str) -> int:
-        """Tokens of a prompt before it is cut, start and end included; compare with `token_limit`."""
-        return max(len(tokenizer(prompt, verbose=False).input_ids) for tokenizer in self.tokenizers)
+        """Tokens of a prompt before it is cut, without start and end."""
+        return max(len(tokenizer(prompt, verbose=False).input_ids) for tokenizer in self.tokenizers) - 2
+
+    def chunks_of(self, *prompts: str) -> int:
+        """Chunks that prompts need which are used together, within the model's least and most.
+
+        A prompt and its negative one have the same number, the larger one.
+        """
+        needed = max(num_chunks_needed(self.tokenizers, prompt) for prompt in prompts)
+        return max(self.num_chunks, min(needed, self.max_chunks))
 
     def encode_text(self, token_ids: Int[Tensor, "n b t"]) -> TextEmbeddings:
         """See `Denoiser.encode_text`."""
         return self.denoiser.encode_text(token_ids)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
-        """Embeddings of prompts, without gradients: what a cache keeps."""
-        return self.encode_text(self.tokenize(prompts).to(self.device))
+    def encode_prompts(self, prompts: Sequence[str], num_chunks: int | None = None) -> TextEmbeddings:
+        """Embeddings of prompts, without gradients: what a cache keeps. Arguments as of `tokenize`."""
+        return self.encode_text(self.tokenize(prompts, num_chunks).to(self.device))
 
     def pipeline(self, scheduler: str = "dpmpp_2m", *, progress: bool = False) -> DiffusionPipeline:
         """A diffusers pipeline that shares this model's modules, adapters included.
@@ -308,19 +339,3 @@ class DiffusionModel(ABC):
 def is_own_weight(name: str) -> bool:
     """Whether a parameter is a component's own, not a LoRA's or the added token's."""
     return ".lora_" not in name and not name.endswith("token_embedding.row")
-
-
-def tokenize(tokenizers: Sequence[CLIPTokenizer], prompts: Sequence[str]) -> Int[Tensor, "n b t"]:
-    """Token ids of each tokenizer, as diffusers' pipelines make them."""
-    return torch.stack(
-        [
-            tokenizer(
-                list(prompts),
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids
-            for tokenizer in tokenizers
-        ]
-    )

@@ -78,6 +78,8 @@ def _header(
         ours["placeholder"] = model.placeholder
     if full:
         ours["full"] = ",".join(full)
+    if model.max_chunks > 1:
+        ours["prompt_chunks"] = str(model.num_chunks)
     if adapted and not any(_has_learned(component) for component in adapted.values()):
         _LOG.warning(
             "The LoRA has learned nothing: all its lora_B are zero, so it changes no image. Train for more "

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from src.models.base import Denoiser, DiffusionModel, TextEmbeddings
+from src.models.prompts import in_chunks
 
 
 @final
@@ -16,7 +17,8 @@ class StableDiffusion15Denoiser(Denoiser):
     def encode_text(self, token_ids: Int[Tensor, "1 b t"]) -> TextEmbeddings:
         """The encoder's last hidden state after its final layer norm, and no pooled embedding."""
         encoder = self.get_submodule("text_encoder")
-        return encoder(token_ids[0]).last_hidden_state, None
+        hidden = encoder(in_chunks(encoder, token_ids[0])).last_hidden_state
+        return hidden.reshape(*token_ids.shape[1:], -1), None
 
     def added_conditions(
         self,

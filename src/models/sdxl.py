@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from src.models.base import Denoiser, DiffusionModel, TextEmbeddings, tokenize
+from src.models.base import Denoiser, DiffusionModel, TextEmbeddings
+from src.models.prompts import in_chunks, tokenize
 
 
 @final
@@ -38,15 +39,21 @@ class StableDiffusionXLDenoiser(Denoiser):
         self.register_buffer("zeroed_token_ids", zeroed_token_ids, persistent=False)
 
     def encode_text(self, token_ids: Int[Tensor, "2 b t"]) -> TextEmbeddings:
-        """Both encoders' hidden states before their last layer, side by side; pooled from the second."""
+        """Both encoders' hidden states before their last layer, side by side; pooled from the second.
+
+        Zero is a prompt that is empty in all its chunks; an empty one behind others is encoded as it is.
+        """
         outputs = [
-            encoder(ids, output_hidden_states=True)
+            encoder(in_chunks(encoder, ids), output_hidden_states=True)
             for encoder, ids in zip(map(self.get_submodule, self.encoder_names), token_ids, strict=True)
         ]
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        pooled = outputs[1].text_embeds
+        hidden = hidden.reshape(*token_ids.shape[1:], -1)
+        num_chunks = len(outputs[1].text_embeds) // token_ids.shape[1]
+        pooled = outputs[1].text_embeds[::num_chunks]
         if self.zeroed_token_ids is not None:
-            is_kept = (token_ids != self.zeroed_token_ids[:, None]).any(dim=2).any(dim=0)
+            zeroed = self.zeroed_token_ids.repeat(1, num_chunks)
+            is_kept = (token_ids != zeroed[:, None]).any(dim=2).any(dim=0)
             hidden = hidden * is_kept[:, None, None].to(hidden.dtype)
             pooled = pooled * is_kept[:, None].to(pooled.dtype)
         return hidden, pooled

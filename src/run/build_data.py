@@ -169,7 +169,9 @@ def encoded_dataset(
 
 def _text_key(model: DiffusionModel) -> str:
     precisions = sorted({str(encoder.dtype) for encoder in model.text_encoders.values()})
-    return "-".join([model.text_hash, model.tokenizer_hash, *precisions])
+    # One chunk is encoded as without long prompts: such entries are shared.
+    chunks = [f"chunks{model.num_chunks}"] if model.num_chunks > 1 else []
+    return "-".join([model.text_hash, model.tokenizer_hash, *precisions, *chunks])
 
 
 def fill_cache(dataset: EncodedDataset, *, what: str, rank: int, world_size: int) -> None:

@@ -16,7 +16,7 @@ from src.inference.compare import Judges, SamplingSettings
 from src.inference.resolve import AdapterSource
 from src.metrics.evaluate import measure_photos, words_for_clip
 from src.metrics.features import ClipExtractor, DinoExtractor
-from src.models.adapter_files import MODEL_FOLDER, find_adapter_files, read_adapter_header
+from src.models.adapter_files import MODEL_FOLDER, OUR_PREFIX, find_adapter_files, read_adapter_header
 from src.models.base import DiffusionModel
 from src.models.detect import Architecture
 from src.models.load import architecture_of
@@ -67,6 +67,34 @@ def warn_of_other_base(model: DiffusionModel, source: AdapterSource) -> None:
             trained_on[:12],
             model.base_hash[:12],
         )
+
+
+def use_prompt_chunks(config: InferenceConfig, source: AdapterSource, model: DiffusionModel) -> None:
+    """Lets prompts be as long as configured, or as they were when the adapter was trained.
+
+    What was trained with prompts in several chunks gets as many here, also of shorter prompts.
+    """
+    trained_with = _trained_chunks(source)
+    long_prompts = config.model.long_prompts
+    if long_prompts or (long_prompts is None and trained_with is not None):
+        num_chunks = trained_with or 1
+        model.use_chunks(num_chunks, max_chunks=max(num_chunks, config.model.max_prompt_chunks))
+    elif trained_with is not None:
+        log.warning(
+            "The adapter was trained with long prompts (%d x %d tokens), and model.long_prompts=false. It "
+            "may work worse; leave the key out to take what it was trained with.",
+            trained_with,
+            model.chunk_size,
+        )
+
+
+def _trained_chunks(source: AdapterSource) -> int | None:
+    """Chunks of the prompts that an adapter was trained with; None without long prompts, or if unknown."""
+    said = _header(source.path).get("metadata", {}).get(f"{OUR_PREFIX}prompt_chunks")
+    if said is None and source.is_checkpoint and source.run_folder is not None:
+        lineage = source.run_folder / "lineage.json"
+        said = read_json(lineage).get("prompt_chunks") if lineage.is_file() else None
+    return None if said is None else int(said)
 
 
 def prompts_of(config: InferenceConfig, source: AdapterSource) -> list[str]:
@@ -159,4 +187,7 @@ def _header(path: Path) -> dict[str, Any]:
         return {}
     files = find_adapter_files(path)
     file = files.lora or files.embedding
-    return {} if file is None else read_adapter_header(file)
+    if file is None:
+        assert files.model is not None, "an adapter has one of them"
+        file = files.model / "unet" / "diffusion_pytorch_model.safetensors"
+    return read_adapter_header(file)

@@ -28,7 +28,6 @@ from src.data.images import load_image, parse_colour
 from src.data.latent_cache import latent_entry_bytes
 from src.data.loader import step_batches
 from src.data.order import Position, num_micro_batches
-from src.data.preflight import token_warnings
 from src.data.records import Record
 from src.data.text_cache import text_entry_bytes
 from src.errors import UserError
@@ -44,6 +43,7 @@ from src.models.adapters import (
 )
 from src.models.base import DiffusionModel
 from src.models.load import load_model, native_resolution
+from src.models.prompts import cut_warnings
 from src.run.build_data import PreparedData, encoded_dataset, fill_cache
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
@@ -129,9 +129,23 @@ def trains_text(config: AdapterConfig) -> bool:
     return config.token_embedding == "train" or any(mode != "frozen" for mode in modes)
 
 
-def warn_of_long_captions(data: PreparedData, model: DiffusionModel) -> None:
-    """Says which captions the text encoder will not see to their end."""
-    for warning in token_warnings(data.result.records, model.count_tokens, model.token_limit):
+def fix_prompt_chunks(config: TrainConfig, data: PreparedData, model: DiffusionModel) -> None:
+    """Settles how long prompts are in this run, and says which texts will not be seen to their end.
+
+    With long prompts every caption is encoded as as many chunks as the longest of the dataset needs, on both
+    sides of the split: a sample's loss does not depend on its neighbours, nor the number on the split.
+    """
+    records = data.result.records
+    if config.model.long_prompts:
+        most = config.model.max_prompt_chunks
+        model.use_chunks(1, max_chunks=most)
+        num_chunks = max(model.chunks_of(record.caption) for record in records)
+        model.use_chunks(num_chunks, max_chunks=most)
+        log.info("Prompts are encoded as %d x %d tokens", num_chunks, model.chunk_size)
+    texts = [(record.id, record.caption) for record in records]
+    texts += [(f"dataset.prompts[{index}]", text) for index, text in enumerate(config.dataset.prompts)]
+    texts.append(("dataset.negative_prompt", config.dataset.negative_prompt))
+    for warning in cut_warnings(model, texts):
         log.warning("%s", warning)
 
 

@@ -23,6 +23,7 @@ from src.run.build_inference import (
     clip_words,
     prompts_of,
     sampling_settings,
+    use_prompt_chunks,
     warn_of_other_base,
 )
 from src.run.build_training import DTYPES, build_extractors, load_base, open_logger
@@ -53,6 +54,7 @@ def run_inference(config: InferenceConfig, job: Job) -> Outcome:
         model = load_base(base, dtype=dtype)
         model.to_device(accelerator.device, dtype)
         warn_of_other_base(model, source)
+        use_prompt_chunks(config, source, model)
         log.info("Adapter: %s, on %s (%s)", source.path, base.path, accelerator.device)
         with open_logger(config, job) as logger:
             write_config(job)

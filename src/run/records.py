@@ -40,6 +40,7 @@ def lineage_of(
         base_hash=model.base_hash,
         architecture=model.architecture,
         resolution=size,
+        prompt_chunks=model.num_chunks if model.max_chunks > 1 else None,
     )
 
 
@@ -70,6 +71,8 @@ def must_match(
         "trainer.max_validation_images": trainer.max_validation_images,
         "base_model_hash": lineage["base_model_hash"],
         "dataset_hash": lineage["dataset_hash"],
+        "prompt chunks": lineage["prompt_chunks"],
+        "model.max_prompt_chunks": config.model.max_prompt_chunks if config.model.long_prompts else None,
         "dataset.split_seed": dataset.split_seed,
         "dataset.validation_fraction": dataset.validation_fraction,
         "dataset.resolution": "x".join(map(str, size)),

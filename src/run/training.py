@@ -25,10 +25,10 @@ from src.run.build_training import (
     build_trainer,
     check_optimizer,
     encode_sides,
+    fix_prompt_chunks,
     open_logger,
     prepare_model,
     training_size,
-    warn_of_long_captions,
 )
 from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
 from src.training.accelerator import Agreement, make_accelerator
@@ -60,7 +60,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         # Before the base model: judges that are missing or prompts that are wrong are found at once.
         callbacks = build_callbacks(config, data, size=size)
         model, groups = prepare_model(config, accelerator)
-        warn_of_long_captions(data, model)
+        fix_prompt_chunks(config, data, model)
         log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
         checkpointer = Checkpointer(job.run_dir / "checkpoints", keep=trainer.keep_checkpoints)
         weights = [parameter for group in groups for _, parameter in group.parameters]

@@ -21,6 +21,7 @@ from src.errors import UserError
         (lambda: TrainerConfig(max_steps=1, mixed_precision="fp8"), "trainer.mixed_precision"),
         (lambda: TrainerConfig(max_steps=1, caption_dropout=1.5), "trainer.caption_dropout"),
         (lambda: AdapterConfig(rank=0), "adapter.rank=0"),
+        (lambda: ModelConfig(max_prompt_chunks=1), "model.max_prompt_chunks=1 must be at least 2"),
         (lambda: AdapterConfig(unet="frozen"), "nothing to train"),
         (lambda: AdapterConfig(text_encoder="yes"), "adapter.text_encoder=yes"),
         (lambda: DatasetConfig(name="a", path="b", resolution=100), "96 and 104"),

@@ -5,7 +5,7 @@ from PIL import Image
 
 from src.data import inspection
 from src.data.inspection import inspect_files
-from src.data.preflight import check_dataset, token_warnings
+from src.data.preflight import check_dataset
 from src.data.readers.subject import read_subject
 from src.data.records import ReadResult, Record
 from src.errors import DatasetProblems
@@ -85,25 +85,6 @@ def test_warnings(tmp_path):
     assert any("IMG_0002.png (JPEG)" in warning for warning in seen.warnings)
     assert any("IMG_0001.png (same as IMG_0000.png)" in warning for warning in seen.warnings)
     assert any("4 images are smaller than 64x64" in warning for warning in seen.warnings)
-
-
-def too_long(folder, max_tokens):
-    records = read_subject(path=folder, placeholder="sksToy").records
-    return token_warnings(records, lambda text: len(text.split()) + 2, max_tokens)
-
-
-def test_long_captions_are_warned_about_with_what_is_lost(tmp_path):
-    photo_folder(tmp_path, 2)
-    (tmp_path / "captions.txt").write_text("IMG_0000.png|sksToy a b c d e\nIMG_0001.png|sksToy\n")
-    warnings = too_long(tmp_path, max_tokens=6)
-    assert warnings == ["IMG_0000.png: the caption has 8 tokens, 6 fit. Not seen: 'd e'."]
-
-
-def test_many_long_captions_do_not_flood_the_log(tmp_path):
-    photo_folder(tmp_path, 14)
-    warnings = too_long(tmp_path, max_tokens=4)
-    assert len(warnings) == 11
-    assert warnings[-1] == "4 more captions have over 4 tokens."
 
 
 def test_without_a_known_resolution_no_image_is_small(tmp_path):

@@ -52,12 +52,11 @@ def _compare(pocket, run, folder, **options):
     logger = JsonlLogger(run_dir=folder)
     logger.start()
     source = resolve_weights("best", output_dir=run.parent.parent)
-    options = {"merge": False, **options}
+    options = {"merge": False, "prompts": PROMPTS, **options}
     result = compare(
         load_model(str(pocket)),
         source,
         folder=folder,
-        prompts=PROMPTS,
         sampling=SAMPLING,
         logger=logger,
         **options,
@@ -85,6 +84,14 @@ def test_the_folder(batch):
         assert {path.stem for path in (folder / "images" / kind).iterdir()} == names == set(files)
     assert result.grid == folder / "grid.png"
     assert {score["name"] for score in json.loads((folder / "scores.json").read_text())} == {"dino", "clip_t"}
+
+
+def test_prompts_that_are_cut_are_named_once(pocket_sd15, run, tmp_path, caplog):
+    _compare(pocket_sd15, run, tmp_path, prompts=["a dog", "toy " * 75 + "a cup"])
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line for line in said if "Not seen" in line] == [
+        "prompts[1]: 77 tokens are more than fit. Not seen: 'a cup'."
+    ], "once for the base model and the adapter"
 
 
 def test_base_images_are_the_base_models(batch, pocket_sd15, run):

@@ -46,6 +46,47 @@ def test_plain_diffusers_gives_the_same_pixels(pocket):
     assert [image.image.tobytes() for image in images] == [image.tobytes() for image in expected]
 
 
+LONG = "a red toy on a table, two dogs and a blue cup, " * 10
+
+
+def test_long_prompts_are_drawn_as_diffusers_draws_our_embeddings(pocket):
+    model = load_model(str(pocket))
+    model.use_chunks(1, max_chunks=3)
+    image = generate(model, prompts=[LONG], negative_prompt="blurry", **SETTINGS)[0]
+    assert image.params["prompt_chunks"] == 2
+    pipeline = DiffusionPipeline.from_pretrained(pocket)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    hidden, pooled = model.encode_prompts([LONG], 2)
+    negative_hidden, negative_pooled = model.encode_prompts(["blurry"], 2)
+    extra = {}
+    if pooled is not None:
+        extra = {"pooled_prompt_embeds": pooled, "negative_pooled_prompt_embeds": negative_pooled}
+    expected = pipeline(
+        prompt_embeds=hidden,
+        negative_prompt_embeds=negative_hidden,
+        num_inference_steps=2,
+        width=64,
+        height=64,
+        guidance_scale=5.0,
+        generator=torch.Generator("cpu").manual_seed(image.params["noise_seed"]),
+        **extra,
+    ).images[0]
+    assert image.image.tobytes() == expected.tobytes()
+    cut = generate(load_model(str(pocket)), prompts=[LONG], negative_prompt="blurry", **SETTINGS)[0]
+    assert cut.image.tobytes() != image.image.tobytes()
+
+
+def test_a_short_prompt_is_drawn_the_same_with_and_without_long_prompts(pocket):
+    model = load_model(str(pocket))
+    off = generate(model, prompts=["a dog"], negative_prompt="blurry", **SETTINGS)[0]
+    model.use_chunks(1, max_chunks=3)
+    # A batch of its own, whatever its neighbours: they would change its conditions.
+    on, _ = generate(model, prompts=["a dog", LONG], negative_prompt="blurry", **SETTINGS)
+    assert on.image.tobytes() == off.image.tobytes()
+    longer, _ = generate(model, prompts=["a dog", "a cup"], negative_prompt=LONG, **SETTINGS)
+    assert longer.params["prompt_chunks"] == 2, "as many as the negative prompt"
+
+
 def test_an_empty_negative_prompt_is_none_at_all(pocket_sdxl):
     """SDXL's configuration asks for zeros there, which an encoded empty text is not."""
     image = generate(load_model(str(pocket_sdxl)), prompts=["a dog"], **SETTINGS)[0]
@@ -89,6 +130,7 @@ def test_order_and_names(model):
         "seed": 0,
         "width": 64,
         "height": 64,
+        "prompt_chunks": 1,
     }
 
 

@@ -92,6 +92,10 @@ def test_wrapping():
     assert len(cut) == 3
     assert cut[-1].endswith("…")
     assert font.getlength(cut[-1]) <= 120
+    # Within moments: it was hours when every line was broken, and from the far end.
+    endless = wrap("x" * 10_000, font, 120, max_lines=3)
+    assert endless[:2] == broken[:2]
+    assert endless[2].endswith("…")
 
 
 def test_parameters_travel_with_the_file(tmp_path):

@@ -87,9 +87,9 @@ def test_numbers_of_the_model(model):
     assert model.prediction_type == "epsilon"
     assert model.alphas_cumprod.shape == (1000,)
     assert model.alphas_cumprod[0] == pytest.approx(1 - 0.00085)
-    assert model.token_limit == 77
-    assert model.count_tokens("a photo of a toy") == 7
-    assert model.count_tokens(_PROMPTS[1]) > 77
+    assert model.chunk_size == 75
+    assert model.count_tokens("a photo of a toy") == 5
+    assert model.count_tokens(_PROMPTS[1]) > 75
 
 
 def test_the_vae_follows_to_fp16_only_where_safe(model):

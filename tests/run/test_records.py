@@ -9,11 +9,11 @@ from src.config.sweep import write_row
 from src.run.records import must_match, write_config
 
 
-def agreement(*overrides, size=(64, 64), num_processes=1):
+def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None):
     register()
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         config = check_config(compose("train", overrides=list(overrides)))
-    lineage = {"base_model_hash": "0", "dataset_hash": "1"}
+    lineage = {"base_model_hash": "0", "dataset_hash": "1", "prompt_chunks": chunks}
     return must_match(
         config,
         lineage,
@@ -43,6 +43,13 @@ def agreement(*overrides, size=(64, 64), num_processes=1):
 )
 def test_what_changes_the_numbers_that_come_next(override):
     assert agreement(override) != agreement()
+
+
+def test_another_number_of_chunks_is_another_run():
+    assert agreement("model.long_prompts=true", chunks=2) != agreement("model.long_prompts=true", chunks=3)
+    # Samples would be drawn otherwise.
+    assert agreement("model.long_prompts=true", chunks=1) != agreement()
+    assert agreement("model.max_prompt_chunks=5") == agreement()
 
 
 def test_what_may_change():
