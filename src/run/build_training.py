@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from src.models.adapters import (
 from src.models.base import DiffusionModel
 from src.models.load import load_model, native_resolution
 from src.run.build_data import PreparedData, encoded_dataset, fill_cache
+from src.run.class_images import base_and_drawn_images
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
@@ -110,17 +111,36 @@ def adapter_settings(config: AdapterConfig, *, placeholder: str | None) -> Adapt
     )
 
 
+def load_base_and_data(
+    config: TrainConfig,
+    data: PreparedData,
+    *,
+    size: tuple[int, int],
+    accelerator: Accelerator,
+    agreement: Agreement,
+) -> tuple[DiffusionModel, PreparedData]:
+    """Loads the base model, and completes the data by what it draws."""
+    model, drawn = base_and_drawn_images(
+        config,
+        load=functools.partial(load_base, config.model),
+        dtype=DTYPES[accelerator.mixed_precision],
+        size=size,
+        accelerator=accelerator,
+        agreement=agreement,
+    )
+    return model, data if drawn is None else replace(data, class_images=drawn)
+
+
 def prepare_model(
-    config: TrainConfig, accelerator: Accelerator
-) -> tuple[DiffusionModel, list[TrainableGroup]]:
-    """Loads the base model, attaches what is trained, and moves both to the device."""
-    model = load_base(config.model)
+    config: TrainConfig, model: DiffusionModel, accelerator: Accelerator
+) -> list[TrainableGroup]:
+    """Attaches to the base model what is trained, and moves both to the device."""
     settings = adapter_settings(config.adapter, placeholder=config.dataset.placeholder)
     groups = attach(model, settings, seed=config.trainer.seed)
     if config.trainer.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])
-    return model, groups
+    return groups
 
 
 def trains_text(config: AdapterConfig) -> bool:
@@ -131,17 +151,22 @@ def trains_text(config: AdapterConfig) -> bool:
 
 def warn_of_long_captions(data: PreparedData, model: DiffusionModel) -> None:
     """Says which captions the text encoder will not see to their end."""
-    for warning in token_warnings(data.result.records, model.count_tokens, model.token_limit):
+    records = [*data.result.records, *([] if data.class_images is None else data.class_images.records)]
+    for warning in token_warnings(records, model.count_tokens, model.token_limit):
         log.warning("%s", warning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedSides:
-    """The dataset as training sees it, and as it is measured: without crops, flips and caption dropout."""
+    """The dataset as training sees it, and as it is measured: without crops, flips and caption dropout.
+
+    Class images, where there are any, are trained on and not measured.
+    """
 
     train: EncodedDataset
     probe: EncodedDataset
     held_out: EncodedDataset
+    class_images: EncodedDataset | None
 
 
 def encode_sides(
@@ -165,13 +190,18 @@ def encode_sides(
         train=side(data.split.train, train=True),
         probe=side(data.split.train, train=False),
         held_out=side(data.split.validation, train=False),
+        class_images=None if data.class_images is None else side(data.class_images.records, train=True),
     )
     if config.dataset.cache:
+        named = {"training images": sides.train, "validation images": sides.held_out}
+        if sides.class_images is not None:
+            named["class images"] = sides.class_images
         if accelerator.is_main_process:
-            _announce_encoding([sides.train, sides.held_out], size=size, model=model, config=config)
-        ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        fill_cache(sides.train, what="training images", **ranks)
-        fill_cache(sides.held_out, what="validation images", **ranks)
+            _announce_encoding(list(named.values()), size=size, model=model, config=config)
+        for what, dataset in named.items():
+            fill_cache(
+                dataset, what=what, rank=accelerator.process_index, world_size=accelerator.num_processes
+            )
         agreement.wait()
     return sides
 
@@ -255,6 +285,7 @@ def build_trainer(
             rank=accelerator.process_index,
             world_size=world_size,
             num_workers=trainer.num_workers,
+            class_images=sides.class_images,
         )
 
     validator = Validator(
@@ -297,6 +328,7 @@ def build_trainer(
         must_match=must_match,
         max_grad_norm=trainer.max_grad_norm,
         resume=trainer.resume,
+        prior_loss_weight=trainer.prior_loss_weight,
     )
 
 
