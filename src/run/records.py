@@ -61,13 +61,13 @@ def must_match(
     trainer, dataset = config.trainer, config.dataset
     algorithm = {key: value for key, value in config.optimizer.algorithm.items() if key != "_target_"}
     placeholder = dataset.placeholder if config.adapter.token_embedding == "train" else None
-    prior = {
-        "trainer.prior_loss_weight": trainer.prior_loss_weight,
-        "class_images_hash": lineage["class_images_hash"],
-    }
+    prior = {}
+    if trainer.prior_loss_weight is not None:
+        prior["trainer.prior_loss_weight"] = trainer.prior_loss_weight
+        prior["class_images_hash"] = lineage["class_images_hash"]
     return {
-        # A run without class images agrees with one from before there were any.
-        **(prior if trainer.prior_loss_weight is not None else {}),
+        # Nothing where there are none: such a run agrees with one from before there were class images.
+        **prior,
         "optimizer.algorithm": f"{config.optimizer.algorithm['_target_']} {json.dumps(algorithm)}",
         "dataset.placeholder": placeholder,
         "dataset.background": dataset.background,
