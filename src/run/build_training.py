@@ -120,6 +120,7 @@ def load_base_and_data(
     agreement: Agreement,
 ) -> tuple[DiffusionModel, PreparedData]:
     """Loads the base model, and completes the data by what it draws."""
+    weight = config.trainer.prior_loss_weight
     model, drawn = base_and_drawn_images(
         config,
         load=functools.partial(load_base, config.model),
@@ -128,7 +129,10 @@ def load_base_and_data(
         accelerator=accelerator,
         agreement=agreement,
     )
-    return model, data if drawn is None else replace(data, class_images=drawn)
+    data = data if drawn is None else replace(data, class_images=drawn)
+    if data.class_images is not None and accelerator.is_main_process:
+        log.info("Class images: %d, trained on with weight %g", len(data.class_images.records), weight)
+    return model, data
 
 
 def prepare_model(

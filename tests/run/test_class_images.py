@@ -1,10 +1,13 @@
 """From the configuration to class images, through whole runs of a tiny model."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from src.config.build import check_config, plain, register
+from src.config.build import PROJECT_ROOT, check_config, plain, register
 from src.config.cli import CONFIG_DIR, Job
 from src.config.composition import Root, compose_root
 from src.errors import DatasetProblems, UserError
@@ -91,9 +94,36 @@ def test_a_run_goes_on_with_the_same_class_images_only(place, tmp_path):
         train(tmp_path / "run", *place, *DRAWN, "trainer.resume=auto", "dataset.class_images.seed=1")
     with pytest.raises(UserError, match=r"trainer\.prior_loss_weight"):
         train(tmp_path / "run", *place, *DRAWN, "trainer.resume=auto", "trainer.prior_loss_weight=0.5")
-    unbroken, _ = train(tmp_path / "unbroken", *place, *DRAWN)
-    resumed, _ = train(tmp_path / "run", *place, *DRAWN, "trainer.resume=auto")
-    assert resumed[-6:] == unbroken[-6:]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_drawing(place, tmp_path):
+    """The same images as one process draws, each drawn once, and the same losses from there on."""
+    drawn = [*DRAWN, "dataset.class_images.num=6"]
+    alone, lineage = train(tmp_path / "alone", *place, *drawn)
+    other_cache = f"paths.cache_dir={tmp_path / 'other_cache'}"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    names = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
+    subprocess.run(
+        [
+            *(sys.executable, *launcher, "train.py", *place, *drawn, other_cache),
+            *("trainer.batch_size=1", "run.name=two", f"paths.output_dir={tmp_path}"),
+        ],
+        cwd=PROJECT_ROOT,
+        env={name: v for name, v in os.environ.items() if name not in names} | {"OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=200,
+    )
+    folder = tmp_path / "train" / "two"
+    assert json.loads((folder / "lineage.json").read_text())["class_images"] == lineage["class_images"]
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    scalars = {}
+    for event in events:
+        if event["kind"] == "scalars":
+            scalars |= {(event["step"], name): value for name, value in event["scalars"].items()}
+    expected = {(step, name): value for step, name, value in alone if name in ("loss/train", "loss/prior")}
+    assert len(expected) == 6
+    assert {key: scalars[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_folder_of_class_images_is_trained_on(place, tmp_path):
