@@ -49,6 +49,8 @@ def collect_lineage(
     attribution: str | None,
     split: Mapping[str, list[str]],
     held_out_files: Mapping[str, str],
+    class_images: Mapping[str, str],
+    class_captions: Mapping[str, str],
     base_hash: str,
     architecture: str,
     resolution: tuple[int, int],
@@ -64,6 +66,8 @@ def collect_lineage(
         attribution: whom to credit for the data, if anybody.
         split: "train" and "validation" to sample ids.
         held_out_files: absolute path of each held-out image to its SHA-256, to score against later.
+        class_images: the same as `content_hashes` for the class images of prior preservation, if any.
+        class_captions: their captions.
         base_hash: hash of the base model's weights.
         architecture: the base model's architecture.
         resolution: (width, height) of the training images in pixels, which the configuration may leave open.
@@ -82,6 +86,8 @@ def collect_lineage(
         "images": dict(content_hashes),
         "split": dict(split),
         "held_out_files": dict(held_out_files),
+        "class_images": dict(class_images),
+        "class_images_hash": dataset_hash(class_images, class_captions) if class_images else None,
         "seeds": {"trainer": config["trainer"]["seed"], "split": config["dataset"]["split_seed"]},
         "git": git_state(root),
         "lock_hash": sha256_file(lock) if lock.is_file() else None,

@@ -69,6 +69,30 @@ class ModelConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class ClassImagesConfig:
+    """Images of the class for prior preservation: a folder, or how the base model draws them."""
+
+    path: str | None = None
+    prompt: str = "a photo of a ${dataset.class_word}"
+    num: int = 100
+    num_steps: int = 25
+    guidance_scale: float = 5.0
+    seed: int = 0
+    scheduler: str = "dpmpp_2m"
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        self.path = self.path and expand_home(self.path)
+        if not self.prompt.strip():
+            raise UserError("dataset.class_images.prompt is empty. Write one such as 'a photo of a dog'.")
+        for name in ("num", "num_steps", "batch_size"):
+            require_at_least(f"dataset.class_images.{name}", getattr(self, name), 1)
+        for name in ("guidance_scale", "seed"):
+            require_at_least(f"dataset.class_images.{name}", getattr(self, name), 0)
+        require_choice("dataset.class_images.scheduler", self.scheduler, SAMPLERS)
+
+
+@dataclass(slots=True, kw_only=True)
 class DatasetConfig:
     """The images and captions."""
 
@@ -91,6 +115,7 @@ class DatasetConfig:
     num_variants: int = 1
     background: str = "white"
     cache: bool = True
+    class_images: ClassImagesConfig = field(default_factory=ClassImagesConfig)
     prompts: list[str] = field(default_factory=list)
     negative_prompt: str = ""
     export: str | None = None
@@ -117,6 +142,11 @@ class DatasetConfig:
             raise UserError(
                 f"dataset.placeholder={self.placeholder!r} must be one word without spaces, such as sksToy."
             )
+        if self.placeholder in self.class_images.prompt.split() and self.placeholder != self.class_word:
+            raise UserError(
+                f"dataset.class_images.prompt={self.class_images.prompt!r} contains the placeholder, which "
+                f"is for your own images alone. Write 'a photo of a {self.class_word}', for example."
+            )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,6 +164,7 @@ class TrainerConfig:
     gradient_checkpointing: bool = False
     max_grad_norm: float | None = 1.0
     min_snr_gamma: float | None = 5.0
+    prior_loss_weight: float | None = None
     caption_dropout: float = 0.0
     num_workers: int = 0
     deterministic: bool = False
@@ -162,6 +193,7 @@ class TrainerConfig:
             require_at_least(f"trainer.{name}", getattr(self, name), 1)
         require_at_least("trainer.seed", self.seed, 0)
         require_at_least("trainer.num_workers", self.num_workers, 0)
+        require_at_least("trainer.prior_loss_weight", self.prior_loss_weight, 0)
         require_positive("trainer.max_grad_norm", self.max_grad_norm)
         require_positive("trainer.min_snr_gamma", self.min_snr_gamma)
         require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
@@ -275,6 +307,11 @@ class TrainConfig:
             raise UserError("dataset.export and dataset.push_to_hub are for: sh train_run.sh -cn prepare")
         if self.dataset.push_to_hub is not None and self.dataset.export is None:
             raise UserError("dataset.push_to_hub needs dataset.export, the folder that is uploaded.")
+        if self.dataset.class_images.path is not None and self.trainer.prior_loss_weight is None:
+            raise UserError(
+                "dataset.class_images.path is set, but class images are not used without "
+                "trainer.prior_loss_weight. Set trainer.prior_loss_weight=1, or take the path away."
+            )
         if self.model.path is None:
             raise UserError(
                 "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."

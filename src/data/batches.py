@@ -37,6 +37,7 @@ class Batch:
         crop_top_lefts: (top, left) of the crops in the resized images.
         target_sizes: (height, width) of the crops.
         weights: 1, or 0 for padding.
+        class_images: The class images that accompany these samples, for prior preservation.
     """
 
     ids: list[str]
@@ -50,6 +51,7 @@ class Batch:
     crop_top_lefts: Int[Tensor, "b 2"]
     target_sizes: Int[Tensor, "b 2"]
     weights: Float[Tensor, "b"]
+    class_images: "Batch | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

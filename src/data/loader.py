@@ -2,14 +2,16 @@
 
 import pickle
 import signal
-from collections.abc import Generator, Hashable, Mapping
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.batches import Batch, Sample
+from src.data.class_order import with_class_images
 from src.data.encode import EncodedDataset
-from src.data.order import MicroBatch, Position, micro_batches, rank_share
+from src.data.order import Draw, MicroBatch, Position, micro_batches, rank_share
 from src.data.samples import SampleReader
 from src.errors import UserError
 
@@ -17,22 +19,37 @@ _PREFETCH = 2
 
 
 class _RankShare(Dataset[bytes]):
-    """Reads this rank's share of a micro-batch."""
+    """Reads this rank's share of a micro-batch: its samples, and the class images that accompany them."""
 
-    def __init__(self, reader: SampleReader, *, rank: int, world_size: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        reader: SampleReader,
+        *,
+        class_reader: SampleReader | None,
+        rank: int,
+        world_size: int,
+        batch_size: int,
+    ) -> None:
         self._reader = reader
+        self._class_reader = class_reader
         self._rank = rank
         self._world_size = world_size
         self._batch_size = batch_size
 
-    def read(self, micro_batch: MicroBatch) -> list[Sample]:
+    def read(self, micro_batch: MicroBatch) -> tuple[list[Sample], list[Sample]]:
+        samples = self._read(self._reader, micro_batch.draws)
+        if self._class_reader is None:
+            return samples, []
+        return samples, self._read(self._class_reader, micro_batch.class_draws)
+
+    def _read(self, reader: SampleReader, all_draws: Sequence[Draw]) -> list[Sample]:
         draws, weights = rank_share(
-            micro_batch.draws, rank=self._rank, world_size=self._world_size, batch_size=self._batch_size
+            all_draws, rank=self._rank, world_size=self._world_size, batch_size=self._batch_size
         )
-        return self._reader.read(draws, weights)
+        return reader.read(draws, weights)
 
     def __getitem__(self, micro_batch: MicroBatch) -> bytes:  # type: ignore[override]
-        content: tuple[MicroBatch, list[Sample] | str]
+        content: tuple[MicroBatch, tuple[list[Sample], list[Sample]] | str]
         try:
             content = (micro_batch, self.read(micro_batch))
         except UserError as error:
@@ -53,6 +70,7 @@ def step_batches(
     world_size: int = 1,
     num_workers: int = 0,
     bucket_of: Mapping[str, Hashable] | None = None,
+    class_images: EncodedDataset | None = None,
 ) -> Generator[tuple[MicroBatch, Batch], None, None]:
     """The endless sequence of (global micro-batch, this rank's batch) from a position on.
 
@@ -68,6 +86,7 @@ def step_batches(
         world_size: Number of processes.
         num_workers: Processes that read ahead; with 0 everything is read when it is asked for.
         bucket_of: The bucket of each id, where images come in several shapes.
+        class_images: What accompanies the records as `Batch.class_images`, one for each.
 
     Raises:
         UserError: an image that is not cached cannot be decoded.
@@ -75,10 +94,25 @@ def step_batches(
     plan = micro_batches(
         dataset.ids, seed=seed, global_batch_size=batch_size * world_size, start=start, bucket_of=bucket_of
     )
-    share = _RankShare(dataset.reader, rank=rank, world_size=world_size, batch_size=batch_size)
+    if class_images is not None:
+        plan = with_class_images(plan, dataset.ids, class_images.ids, seed=seed)
+    share = _RankShare(
+        dataset.reader,
+        class_reader=None if class_images is None else class_images.reader,
+        rank=rank,
+        world_size=world_size,
+        batch_size=batch_size,
+    )
+
+    def finish(samples: list[Sample], class_samples: list[Sample]) -> Batch:
+        batch = dataset.finish(samples)
+        return (
+            batch if class_images is None else replace(batch, class_images=class_images.finish(class_samples))
+        )
+
     if num_workers == 0:
         for micro_batch in plan:
-            yield micro_batch, dataset.finish(share.read(micro_batch))
+            yield micro_batch, finish(*share.read(micro_batch))
         return
     loader = DataLoader(
         share,
@@ -94,7 +128,7 @@ def step_batches(
         micro_batch, content = pickle.loads(data)
         if isinstance(content, str):
             raise UserError(content)
-        yield micro_batch, dataset.finish(content)
+        yield micro_batch, finish(*content)
 
 
 def _leave_signals_to_main(_worker: int) -> None:

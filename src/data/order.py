@@ -36,11 +36,19 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """The samples of one micro-batch over all ranks, its position, and the position after it."""
+    """The samples of one micro-batch over all ranks, its position, and the position after it.
+
+    Attributes:
+        position: Where it is in the order.
+        next_position: The position after it.
+        draws: Its samples.
+        class_draws: A class image for each of them, where there are class images (see `with_class_images`).
+    """
 
     position: Position
     next_position: Position
     draws: tuple[Draw, ...]
+    class_draws: tuple[Draw, ...] = ()
 
 
 def pass_order(ids: Sequence[str], *, seed: int, pass_number: int) -> list[str]:

@@ -86,7 +86,22 @@ def generate(
         height=height,
         scheduler=scheduler,
     )
-    pipeline = model.pipeline(scheduler)
+    return generate_planned(model, planned, batch_size=batch_size, on_batch=on_batch)
+
+
+def generate_planned(
+    model: DiffusionModel,
+    planned: Sequence[Mapping[str, Any]],
+    *,
+    batch_size: int,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> list[GeneratedImage]:
+    """Generates some of what `plan_images` planned; see `generate`.
+
+    Raises:
+        UserError: an image is not finite (half precision overflowed).
+    """
+    pipeline = model.pipeline(planned[0]["scheduler"])
     images: list[GeneratedImage] = []
     with torch.no_grad(), _in_eval_mode(pipeline), _one_precision(pipeline):
         for batch in _batches(model, planned, batch_size):

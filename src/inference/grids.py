@@ -69,6 +69,16 @@ def save_png(image: Image.Image, path: Path, params: Mapping[str, Any] | None = 
     Args:
         image: the picture.
         path: where to.
+        params: see `png_bytes`.
+    """
+    write_bytes_atomic(path, png_bytes(image, params))
+
+
+def png_bytes(image: Image.Image, params: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a PNG with its parameters inside.
+
+    Args:
+        image: the picture.
         params: kept twice: as JSON in the text chunk `darkroom`, and in the form of A1111's `parameters`,
             which most viewers of generated images show.
     """
@@ -78,7 +88,7 @@ def save_png(image: Image.Image, path: Path, params: Mapping[str, Any] | None = 
         info.add_text("parameters", a1111_text(params))
     buffer = BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
-    write_bytes_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_params(path: Path) -> dict[str, Any] | None:

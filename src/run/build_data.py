@@ -19,6 +19,7 @@ from src.data.records import ReadResult, Record
 from src.data.split import Split, split_file_path, split_records, split_warnings
 from src.data.text_cache import TextCache
 from src.models.base import DiffusionModel
+from src.run.class_images import ClassImages, check_with_class_folder
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,20 @@ class PreparedData:
         result: what the reader found.
         report: what the preflight saw.
         split: training and validation records.
+        class_images: what accompanies the training images; those that the base model draws come later.
     """
 
     result: ReadResult
     report: DatasetReport
     split: Split
+    class_images: ClassImages | None = None
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every image's file, class images included, by record id."""
+        of_class = {} if self.class_images is None else self.class_images.hashes
+        assert self.report.hashes.keys().isdisjoint(of_class)
+        return {**self.report.hashes, **of_class}
 
 
 def ensure_files(config: TrainConfig) -> None:
@@ -94,13 +104,17 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
     """
     dataset = config.dataset
     result = read_dataset(config)
-    report = check_dataset(
-        result,
-        resolution=size,
-        name=f"dataset {dataset.name} ({dataset.path})",
-        memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}.json",
-        near_duplicates=dataset.near_duplicates,
-    )
+
+    def check() -> DatasetReport:
+        return check_dataset(
+            result,
+            resolution=size,
+            name=f"dataset {dataset.name} ({dataset.path})",
+            memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}.json",
+            near_duplicates=dataset.near_duplicates,
+        )
+
+    report, class_images = check_with_class_folder(config, check, size=size)
     for warning in report.warnings:
         log.warning("%s", warning)
     folder = Path(config.paths.data_dir) / "splits" / _folder_key(dataset)
@@ -116,7 +130,7 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
     )
     for warning in split_warnings(split, report.group_keys):
         log.warning("%s", warning)
-    return PreparedData(result=result, report=report, split=split)
+    return PreparedData(result=result, report=report, split=split, class_images=class_images)
 
 
 def encoded_dataset(
@@ -151,7 +165,7 @@ def encoded_dataset(
         text_cache = TextCache(cache_dir / "texts", text_hash=_text_key(model))
     return EncodedDataset(
         records,
-        hashes=data.report.hashes,
+        hashes=data.hashes,
         size=size,
         crop=dataset.crop if train else "center",
         flip=dataset.flip and train,

@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from src.models.base import DiffusionModel
 from src.models.load import load_model, native_resolution
 from src.models.prompts import cut_warnings
 from src.run.build_data import PreparedData, encoded_dataset, fill_cache
+from src.run.class_images import base_and_drawn_images
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
@@ -110,17 +111,40 @@ def adapter_settings(config: AdapterConfig, *, placeholder: str | None) -> Adapt
     )
 
 
+def load_base_and_data(
+    config: TrainConfig,
+    data: PreparedData,
+    *,
+    size: tuple[int, int],
+    accelerator: Accelerator,
+    agreement: Agreement,
+) -> tuple[DiffusionModel, PreparedData]:
+    """Loads the base model, and completes the data by what it draws."""
+    weight = config.trainer.prior_loss_weight
+    model, drawn = base_and_drawn_images(
+        config,
+        load=functools.partial(load_base, config.model),
+        dtype=DTYPES[accelerator.mixed_precision],
+        size=size,
+        accelerator=accelerator,
+        agreement=agreement,
+    )
+    data = data if drawn is None else replace(data, class_images=drawn)
+    if data.class_images is not None and accelerator.is_main_process:
+        log.info("Class images: %d, trained on with weight %g", len(data.class_images.records), weight)
+    return model, data
+
+
 def prepare_model(
-    config: TrainConfig, accelerator: Accelerator
-) -> tuple[DiffusionModel, list[TrainableGroup]]:
-    """Loads the base model, attaches what is trained, and moves both to the device."""
-    model = load_base(config.model)
+    config: TrainConfig, model: DiffusionModel, accelerator: Accelerator
+) -> list[TrainableGroup]:
+    """Attaches to the base model what is trained, and moves both to the device."""
     settings = adapter_settings(config.adapter, placeholder=config.dataset.placeholder)
     groups = attach(model, settings, seed=config.trainer.seed)
     if config.trainer.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])
-    return model, groups
+    return groups
 
 
 def trains_text(config: AdapterConfig) -> bool:
@@ -135,7 +159,7 @@ def fix_prompt_chunks(config: TrainConfig, data: PreparedData, model: DiffusionM
     With long prompts every caption is encoded as as many chunks as the longest of the dataset needs, on both
     sides of the split: a sample's loss does not depend on its neighbours, nor the number on the split.
     """
-    records = data.result.records
+    records = [*data.result.records, *([] if data.class_images is None else data.class_images.records)]
     if config.model.long_prompts:
         most = config.model.max_prompt_chunks
         model.use_chunks(1, max_chunks=most)
@@ -151,11 +175,15 @@ def fix_prompt_chunks(config: TrainConfig, data: PreparedData, model: DiffusionM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedSides:
-    """The dataset as training sees it, and as it is measured: without crops, flips and caption dropout."""
+    """The dataset as training sees it, and as it is measured: without crops, flips and caption dropout.
+
+    Class images, where there are any, are trained on and not measured.
+    """
 
     train: EncodedDataset
     probe: EncodedDataset
     held_out: EncodedDataset
+    class_images: EncodedDataset | None
 
 
 def encode_sides(
@@ -179,13 +207,18 @@ def encode_sides(
         train=side(data.split.train, train=True),
         probe=side(data.split.train, train=False),
         held_out=side(data.split.validation, train=False),
+        class_images=None if data.class_images is None else side(data.class_images.records, train=True),
     )
     if config.dataset.cache:
+        named = {"training images": sides.train, "validation images": sides.held_out}
+        if sides.class_images is not None:
+            named["class images"] = sides.class_images
         if accelerator.is_main_process:
-            _announce_encoding([sides.train, sides.held_out], size=size, model=model, config=config)
-        ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        fill_cache(sides.train, what="training images", **ranks)
-        fill_cache(sides.held_out, what="validation images", **ranks)
+            _announce_encoding(list(named.values()), size=size, model=model, config=config)
+        for what, dataset in named.items():
+            fill_cache(
+                dataset, what=what, rank=accelerator.process_index, world_size=accelerator.num_processes
+            )
         agreement.wait()
     return sides
 
@@ -269,6 +302,7 @@ def build_trainer(
             rank=accelerator.process_index,
             world_size=world_size,
             num_workers=trainer.num_workers,
+            class_images=sides.class_images,
         )
 
     validator = Validator(
@@ -311,6 +345,7 @@ def build_trainer(
         must_match=must_match,
         max_grad_norm=trainer.max_grad_norm,
         resume=trainer.resume,
+        prior_loss_weight=trainer.prior_loss_weight,
     )
 
 

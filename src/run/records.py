@@ -24,6 +24,7 @@ def lineage_of(
     config: TrainConfig, job: Job, data: PreparedData, model: DiffusionModel, *, size: tuple[int, int]
 ) -> dict[str, Any]:
     """What the run is made of: data, split, weights, settings, code, versions."""
+    class_images = data.class_images
     return collect_lineage(
         root=Path(config.paths.root_dir),
         config=job.resolved,
@@ -37,6 +38,8 @@ def lineage_of(
         held_out_files={
             str(record.path.resolve()): data.report.hashes[record.id] for record in data.split.validation
         },
+        class_images={} if class_images is None else dict(class_images.hashes),
+        class_captions={} if class_images is None else {r.id: r.caption for r in class_images.records},
         base_hash=model.base_hash,
         architecture=model.architecture,
         resolution=size,
@@ -59,7 +62,13 @@ def must_match(
     trainer, dataset = config.trainer, config.dataset
     algorithm = {key: value for key, value in config.optimizer.algorithm.items() if key != "_target_"}
     placeholder = dataset.placeholder if config.adapter.token_embedding == "train" else None
+    prior = {}
+    if trainer.prior_loss_weight is not None:
+        prior["trainer.prior_loss_weight"] = trainer.prior_loss_weight
+        prior["class_images_hash"] = lineage["class_images_hash"]
     return {
+        # Nothing where there are none: such a run agrees with one from before there were class images.
+        **prior,
         "optimizer.algorithm": f"{config.optimizer.algorithm['_target_']} {json.dumps(algorithm)}",
         "dataset.placeholder": placeholder,
         "dataset.background": dataset.background,

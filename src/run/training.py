@@ -26,6 +26,7 @@ from src.run.build_training import (
     check_optimizer,
     encode_sides,
     fix_prompt_chunks,
+    load_base_and_data,
     open_logger,
     prepare_model,
     training_size,
@@ -59,7 +60,10 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         log.info("%s", describe(config, data))
         # Before the base model: judges that are missing or prompts that are wrong are found at once.
         callbacks = build_callbacks(config, data, size=size)
-        model, groups = prepare_model(config, accelerator)
+        model, data = load_base_and_data(
+            config, data, size=size, accelerator=accelerator, agreement=agreement
+        )
+        groups = prepare_model(config, model, accelerator)
         fix_prompt_chunks(config, data, model)
         log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
         checkpointer = Checkpointer(job.run_dir / "checkpoints", keep=trainer.keep_checkpoints)

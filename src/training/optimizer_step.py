@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from src.data.batches import Batch
 from src.data.order import MicroBatch
-from src.errors import UserError
 from src.randomness import forked_rng
+from src.training.bad_steps import NonFiniteError, StepRecord, describe_bad
 from src.training.objective import MicroLoss, Objective
 from src.training.optimizers import ParameterGroup
 from src.training.state import TrainState
@@ -23,26 +23,21 @@ from src.training.state import TrainState
 Share = tuple[MicroBatch, Batch]
 
 
-class NonFiniteError(UserError):
-    """A loss or gradient was not finite. The weights are those before that step.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One forward and backward pass of a step.
 
     Attributes:
-        last_good: where the run was before it; None if that is where it is now.
+        micro_batch: whose it is.
+        batch: this rank's share of it, or the class images that accompany that.
+        weight: of its loss.
+        purpose: of module dropout, so that the two parts of a micro-batch share no numbers.
     """
 
-    def __init__(self, message: str, *, last_good: TrainState | None) -> None:
-        self.last_good = last_good
-        super().__init__(message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Record:
-    """What it takes to name the cause of a bad step afterwards."""
-
-    before: TrainState
-    ids: tuple[tuple[str, ...], ...]
-    timesteps: tuple[Int[Tensor, "_"], ...]
-    losses: tuple[Float[Tensor, "_"], ...]
+    micro_batch: MicroBatch
+    batch: Batch
+    weight: float
+    purpose: str
 
 
 class OptimizerStep:
@@ -61,6 +56,8 @@ class OptimizerStep:
         max_grad_norm: the total gradient norm is clipped to it, None for no clipping.
         seed: of module dropout.
         num_records: steps that can lie between two calls of `check`.
+        prior_loss_weight: lambda of prior preservation (DreamBooth, Ruiz et al. 2023, arXiv 2208.12242,
+            eq. 2): weight of the class images' loss beside the training images'. None where there are none.
 
     Attributes:
         scalar_names: names of the scalars that a step returns.
@@ -78,9 +75,11 @@ class OptimizerStep:
         max_grad_norm: float | None,
         seed: int,
         num_records: int,
+        prior_loss_weight: float | None = None,
     ) -> None:
         self.scalar_names = [
             "loss/train",
+            *(["loss/prior"] if prior_loss_weight is not None else []),
             "grad_norm/total",
             *(f"grad_norm/{group.name}" for group in groups),
         ]
@@ -92,7 +91,8 @@ class OptimizerStep:
         self._objective = objective
         self._max_grad_norm = max_grad_norm
         self._seed = seed
-        self._records: deque[_Record] = deque(maxlen=num_records)
+        self._prior_loss_weight = prior_loss_weight
+        self._records: deque[StepRecord] = deque(maxlen=num_records)
         # The first bad step, -1 for none. It stays on the device, like everything it is computed from.
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=accelerator.device)
 
@@ -108,32 +108,49 @@ class OptimizerStep:
         """
         num_samples = sum(len(micro_batch.draws) for micro_batch, _ in shares)
         self._optimizer.zero_grad()
+        parts = [part for share in shares for part in self._parts(*share)]
         losses = []
-        for index, (micro_batch, batch) in enumerate(shares):
-            is_last = index + 1 == len(shares)
+        for index, part in enumerate(parts):
+            is_last = index + 1 == len(parts)
             with nullcontext() if is_last else self._accelerator.no_sync(self._denoiser):
-                losses.append(self._accumulate(micro_batch, batch, num_samples))
+                losses.append(self._accumulate(part, num_samples))
         self._records.append(
-            _Record(
+            StepRecord(
                 before=before,
-                ids=tuple(tuple(batch.ids) for _, batch in shares),
+                ids=tuple(tuple(part.batch.ids) for part in parts),
                 timesteps=tuple(loss.timesteps for loss in losses),
                 losses=tuple(loss.per_sample for loss in losses),
             )
         )
-        loss = torch.stack([loss.total.detach() for loss in losses]).sum() / num_samples
+        totals = [loss.total.detach() for loss in losses]
+        # Training images and class images take turns; there are as many of either.
+        num_kinds = len(parts) // len(shares)
+        sums = [torch.stack(totals[kind::num_kinds]).sum() for kind in range(num_kinds)]
+        means = torch.stack(sums) / num_samples
         if self._accelerator.num_processes > 1:
-            loss = self._accelerator.reduce(loss, reduction="sum")
+            means = self._accelerator.reduce(means, reduction="sum")
         norms = self._clip()
-        self._step(before.step + 1, loss, norms)
-        return torch.cat([loss[None], norms])
+        self._step(before.step + 1, means, norms)
+        return torch.cat([means, norms])
 
-    def _accumulate(self, micro_batch: MicroBatch, batch: Batch, num_samples: int) -> MicroLoss:
-        rank, position = self._accelerator.process_index, micro_batch.position
-        with forked_rng(self._seed, "module", position.pass_number, position.index, rank):
-            loss = self._objective(self._denoiser, batch, device=self._accelerator.device)
+    def _parts(self, micro_batch: MicroBatch, batch: Batch) -> list[_Part]:
+        """The passes of a micro-batch. Class images have one of their own, after the training images': it
+        takes no more memory, and they may be of another size."""
+        parts = [_Part(micro_batch=micro_batch, batch=batch, weight=1.0, purpose="module")]
+        if self._prior_loss_weight is not None:
+            assert batch.class_images is not None, "prior preservation without class images"
+            weight, purpose = self._prior_loss_weight, "module of class images"
+            parts.append(
+                _Part(micro_batch=micro_batch, batch=batch.class_images, weight=weight, purpose=purpose)
+            )
+        return parts
+
+    def _accumulate(self, part: _Part, num_samples: int) -> MicroLoss:
+        rank, position = self._accelerator.process_index, part.micro_batch.position
+        with forked_rng(self._seed, part.purpose, position.pass_number, position.index, rank):
+            loss = self._objective(self._denoiser, part.batch, device=self._accelerator.device)
             # DDP averages over ranks, we divide by the samples of all of them.
-            scaled = loss.total * (self._accelerator.num_processes / num_samples)
+            scaled = loss.total * (part.weight * self._accelerator.num_processes / num_samples)
             if self._accelerator.scaler is not None:
                 # The scaler decides on its own which steps to skip: what is latched must look bad to it. A
                 # product, because torch.where would give the loss a gradient of zero, not of NaN.
@@ -159,8 +176,8 @@ class OptimizerStep:
             clip_grads_with_norm_(everything, self._max_grad_norm, total)
         return torch.cat([total[None], norms])
 
-    def _step(self, step: int, loss: Float[Tensor, ""], norms: Float[Tensor, "k"]) -> None:
-        is_finite = torch.isfinite(loss)
+    def _step(self, step: int, losses: Float[Tensor, "l"], norms: Float[Tensor, "k"]) -> None:
+        is_finite = torch.isfinite(losses).all()
         if self._accelerator.scaler is None:
             is_finite = is_finite & torch.isfinite(norms[0])
         # With fp16 scaling an overflowing gradient is daily business: the scaler skips it and scales down.
@@ -196,7 +213,7 @@ class OptimizerStep:
             self._records.clear()
             return
         record = self._record_of(bad_step)
-        samples = self._gather(_describe(record))
+        samples = self._gather(describe_bad(record))
         raise NonFiniteError(
             f"Loss or gradient was not finite at step {bad_step}; the weights of step {bad_step - 1} were "
             f"kept. Samples: {', '.join(samples)}. Look at these images, lower optimizer.lr or "
@@ -204,7 +221,7 @@ class OptimizerStep:
             last_good=record.before,
         )
 
-    def _record_of(self, step: int) -> _Record:
+    def _record_of(self, step: int) -> StepRecord:
         return next(record for record in self._records if record.before.step + 1 == step)
 
     def _check_scale(self) -> None:
@@ -222,14 +239,3 @@ class OptimizerStep:
         everywhere: list[list[str]] = [[] for _ in range(self._accelerator.num_processes)]
         torch.distributed.all_gather_object(everywhere, names)
         return [name for rank_names in everywhere for name in rank_names]
-
-
-def _describe(record: _Record) -> list[str]:
-    """Names the samples whose own loss is not finite, or all of them where only a gradient was not."""
-    samples = [
-        (sample_id, timestep, loss)
-        for ids, timesteps, losses in zip(record.ids, record.timesteps, record.losses, strict=True)
-        for sample_id, timestep, loss in zip(ids, timesteps.tolist(), losses.isfinite().tolist(), strict=True)
-    ]
-    bad = [sample for sample in samples if not sample[2]]
-    return [f"{sample_id} (timestep {timestep})" for sample_id, timestep, _ in bad or samples]

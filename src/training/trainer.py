@@ -60,6 +60,7 @@ class Trainer:
         seed: of the run.
         must_match: what a checkpoint must agree in to be continued.
         max_grad_norm: None for no clipping.
+        prior_loss_weight: of the class images' loss; None where batches have none.
         resume: see `resolve`.
     """
 
@@ -85,6 +86,7 @@ class Trainer:
         must_match: Mapping[str, Scalar],
         max_grad_norm: float | None,
         resume: str,
+        prior_loss_weight: float | None = None,
     ) -> None:
         self._plan = plan
         self._accelerator = accelerator
@@ -107,6 +109,7 @@ class Trainer:
             max_grad_norm=max_grad_norm,
             seed=seed,
             num_records=plan.log_every,
+            prior_loss_weight=prior_loss_weight,
         )
         self._means = RunningMeans(self._optimizer_step.scalar_names, accelerator.device)
         self._agreement = Agreement(accelerator)
@@ -251,7 +254,7 @@ class Trainer:
             # The scaler does not tell on which steps it skipped, but those are the ones without a norm.
             scalars["gradient_scaling/skipped_steps"] = float(num_not_finite["grad_norm/total"])
         self._means.reset()
-        self._losses["loss/train"] = scalars["loss/train"]
+        self._losses.update({name: means[name] for name in means if name.startswith("loss/")})
         self._observe("on_log", scalars)
 
     def _validate(self) -> bool:

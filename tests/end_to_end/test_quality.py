@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from src.data.images import load_image
 from src.metrics.features import ClipExtractor, DinoExtractor
+from src.metrics.scores import mean_cosines
 from src.models.base import DiffusionModel
 from src.models.load import load_model
 from src.pocket.demo_subject import photo_list
-from src.pocket.measuring.base import draw_answers, ranked_first
+from src.pocket.measuring.base import draw_answers, draw_prompts, ranked_first
 from src.pocket.measuring.finetune import UNSEEN_PLACES, Gap, Subject, adapted, divide, draw_subject
 from src.pocket.measuring.judges import retrieval, subject_separation
 from src.pocket.measuring.questions import Question, place_questions, questions
@@ -26,6 +27,13 @@ from tests.end_to_end.workbench import Bench
 NUM_OTHERS = 32
 NUM_STEPS = 80
 NUM_DRAWING_STEPS = 10
+PRIOR = ("trainer.prior_loss_weight=1", "dataset.class_images.num=64")
+CLASS_PROMPTS = (
+    "a photo of a toy",
+    "a photo of a toy on the beach",
+    "a photo of a toy in the snow",
+    "a toy on a sofa",
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +74,21 @@ def subject_of(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Callab
 @pytest.fixture(scope="module")
 def tuned(bench: Bench, subject_of: Callable[..., Subject], pocket: Path) -> Callable[..., DiffusionModel]:
     """Fine-tunes on the photos of all but four places, with right or with shuffled captions."""
-    made: dict[bool, DiffusionModel] = {}
+    made: dict[tuple[bool, bool], DiffusionModel] = {}
 
-    def get(*, shuffled: bool = False) -> DiffusionModel:
-        if shuffled not in made:
+    def get(*, shuffled: bool = False, prior: bool = False) -> DiffusionModel:
+        if (shuffled, prior) not in made:
             folder = subject_of(shuffled=shuffled).train_folder
-            name = f"quality_{shuffled}"
+            name = f"quality_{shuffled}_{prior}"
             run = bench.train(
                 name,
                 f"dataset.path={folder}",
                 f"trainer.max_steps={NUM_STEPS}",
                 "trainer.validate_every=null",
+                *(PRIOR if prior else ()),
             )
-            made[shuffled] = adapted(pocket / "sd15", run)
-        return made[shuffled]
+            made[shuffled, prior] = adapted(pocket / "sd15", run)
+        return made[shuffled, prior]
 
     return get
 
@@ -146,3 +155,17 @@ def test_a_fine_tune_with_shuffled_captions_scores_worse(tuned, clip, subject_of
     right, wrong = (place_share(clip, subject, tuned(shuffled=shuffled)) for shuffled in (False, True))
     assert right > 0.7
     assert wrong < right - 0.15
+
+
+@pytest.mark.slow
+def test_prior_preservation_keeps_what_the_class_looked_like(base, tuned, dino, subject_of) -> None:
+    """Without it "a toy" turns into the subject."""
+    photos = dino.images(subject_of(shuffled=False).unseen)
+    before, without, preserved = (
+        dino.images(draw_prompts(model, CLASS_PROMPTS, num_images=8, num_steps=NUM_DRAWING_STEPS))
+        for model in (base, tuned(), tuned(prior=True))
+    )
+    drift = [(features * before).sum(dim=1).mean().item() for features in (without, preserved)]
+    likeness = [mean_cosines(features, photos).mean().item() for features in (before, without, preserved)]
+    assert drift[1] > drift[0] + 0.02, "nearer to the base model's pictures from the same noise"
+    assert likeness[2] < likeness[1] - 0.02, "and farther from the subject"

@@ -13,7 +13,7 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None):
     register()
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         config = check_config(compose("train", overrides=list(overrides)))
-    lineage = {"base_model_hash": "0", "dataset_hash": "1", "prompt_chunks": chunks}
+    lineage = {"base_model_hash": "0", "dataset_hash": "1", "prompt_chunks": chunks, "class_images_hash": "2"}
     return must_match(
         config,
         lineage,
@@ -36,6 +36,7 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None):
         "dataset.background=black",
         "adapter.dropout=0.5",
         "trainer.min_snr_gamma=null",
+        "trainer.prior_loss_weight=1",
         "trainer.max_grad_norm=2",
         "trainer.mixed_precision=bf16",
         "optimizer.algorithm.weight_decay=0.1",

@@ -11,7 +11,7 @@ import torch
 from src.callbacks.base import Callback
 from src.training.accelerator import make_accelerator
 from src.training.optimizer_step import OptimizerStep
-from tests.training.tiny import Tiny, make_images
+from tests.training.tiny import Tiny, make_class_images, make_images
 
 
 class Record(Callback):
@@ -26,18 +26,27 @@ class Record(Callback):
         self.curves[run.state.step] = [*result.curve.values(), *result.train_curve.values()]
 
 
+def _addresses(batch):
+    """What noise and timestep of each sample depend on."""
+    return [f"{id} {number}" for id, number in zip(batch.ids, batch.pass_numbers, strict=True)]
+
+
 def main(folder: Path, settings: dict) -> None:
     """Runs with the settings; `signal_rank` and `signal_step` say who gets a SIGTERM and when."""
     signal_rank, signal_step = settings.pop("signal", (None, None))
     failing_rank, failing_step = settings.pop("failing", (None, None))
     unwritable = settings.pop("unwritable", False)
     images = make_images(folder / f"images{os.environ.get('RANK', '0')}", 20)
+    num_class_images = settings.pop("num_class_images", 0)
+    class_folder = folder / f"class_images{os.environ.get('RANK', '0')}"
+    class_images = make_class_images(class_folder, num_class_images) if num_class_images else []
     accelerator = make_accelerator(device="cpu")
     record = Record()
     run = Tiny(
         folder=folder,
         records=images[:13],
         held_out=images[13:],
+        class_records=class_images,
         dropout=0.0,
         log_every=1,
         accelerator=accelerator,
@@ -49,7 +58,8 @@ def main(folder: Path, settings: dict) -> None:
     take = OptimizerStep.take
 
     def watched(self, before, shares):
-        seen.append([[batch.ids, batch.weights.tolist()] for _, batch in shares])
+        batches = [batch for _, batch in shares] + [b.class_images for _, b in shares if b.class_images]
+        seen.append([[_addresses(batch), batch.weights.tolist()] for batch in batches])
         if (accelerator.process_index, before.step) == (signal_rank, signal_step):
             os.kill(os.getpid(), 15)
         if (accelerator.process_index, before.step) == (failing_rank, failing_step):

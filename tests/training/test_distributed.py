@@ -45,8 +45,12 @@ def _flat(scalars: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(tmp_path) -> None:
-    """The last of 13 images is alone in its batch, so one rank is padded; 7 held out do not divide by 2."""
+    """The last of 13 images is alone in its batch, so one rank is padded; 7 held out do not divide by 2.
+
+    So it is with the 5 class images, which are seen several times in a pass.
+    """
     settings = {"max_steps": 6, "accumulation": 2, "validate_every": 3}
+    settings |= {"num_class_images": 5, "prior_loss_weight": 0.5}
     [alone] = _run(tmp_path / "one", 1, **settings, batch_size=6)
     first, second = _run(tmp_path / "two", 2, **settings, batch_size=3)
     assert (alone["world_size"], first["world_size"], second["world_size"]) == (1, 2, 2)
@@ -55,6 +59,8 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path) -> None:
         for (ids, _), *shares in zip(expected, left, right, strict=True):
             real = [i for share in shares for i, weight in zip(*share, strict=True) if weight == 1.0]
             assert sorted(real) == sorted(ids), "the same samples in each global micro-batch"
+    assert any(address.startswith("class:") for step in alone["seen"] for ids, _ in step for address in ids)
+    assert any("loss/prior" in scalars for scalars in alone["losses"].values())
     assert any(0.0 in weights for step in second["seen"] for _, weights in step), "padding was exercised"
     assert _flat(first["losses"]) == pytest.approx(_flat(alone["losses"]), rel=1e-5)
     assert first["curves"].keys() == alone["curves"].keys() == {"3", "6"}

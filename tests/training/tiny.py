@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,12 @@ def make_images(folder: Path, num_images: int) -> list[Record]:
     return records
 
 
+def make_class_images(folder: Path, num_images: int) -> list[Record]:
+    """Other pictures than those of `make_images`, in a folder of their own."""
+    others = make_images(folder, 40)[40 - num_images :]
+    return [replace(record, id=f"class:{record.id}", caption="a photo of a toy") for record in others]
+
+
 def encode_images(pixels: Tensor) -> tuple[Tensor, Tensor]:
     small = nn.functional.avg_pool2d(pixels, 2)
     mean = torch.cat([small, small.mean(dim=1, keepdim=True)], dim=1)
@@ -155,6 +161,8 @@ class Tiny:
     algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     accelerator: Accelerator | None = None
     max_grad_norm: float | None = 1.0
+    class_records: list[Record] = field(default_factory=list)
+    prior_loss_weight: float | None = None
     denoiser: TinyDenoiser = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
 
@@ -175,6 +183,7 @@ class Tiny:
             groups, algorithm=self.algorithm, lr=self.lr, lr_text_encoder=self.lr / 10, lr_token_embedding=0.1
         )
         dataset = make_dataset(self.records, text=self.text)
+        class_images = make_dataset(self.class_records, text=self.text) if self.class_records else None
 
         def batches(position: Position) -> Iterator[Share]:
             return step_batches(
@@ -185,6 +194,7 @@ class Tiny:
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
                 num_workers=self.num_workers,
+                class_images=class_images,
             )
 
         logger = JsonlLogger(run_dir=self.folder)
@@ -227,6 +237,7 @@ class Tiny:
             must_match=self.must_match,
             max_grad_norm=self.max_grad_norm,
             resume=self.resume,
+            prior_loss_weight=self.prior_loss_weight,
         )
 
     def validator(self, accelerator: Accelerator, **overrides: Any) -> Validator:

@@ -1,0 +1,198 @@
+"""Class images for prior preservation: from a folder of the user's, or drawn by the base model and kept."""
+
+import gc
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from src.config.schema import TrainConfig
+from src.data.preflight import DatasetReport, check_dataset
+from src.data.readers.class_images import class_image_id, read_class_images
+from src.data.records import Record
+from src.errors import DatasetProblems, UserError
+from src.inference.class_images import ClassImageRecipe, ClassImageStore
+from src.models.base import DiffusionModel
+from src.training.accelerator import Agreement
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassImages:
+    """What accompanies the training images.
+
+    Attributes:
+        records: the images, with ids that no training image has.
+        hashes: SHA-256 of each one's file, by record id.
+    """
+
+    records: list[Record]
+    hashes: Mapping[str, str]
+
+
+def check_with_class_folder(
+    config: TrainConfig, check: Callable[[], DatasetReport], *, size: tuple[int, int] | None
+) -> tuple[DatasetReport, ClassImages | None]:
+    """Checks the dataset, and with it the folder of class images where one is to be used.
+
+    Args:
+        config: the run's configuration.
+        check: of the dataset.
+        size: (width, height) of the training images in pixels, to warn of smaller ones; None if not known.
+
+    Raises:
+        UserError: the folder of class images is missing or holds no images.
+        DatasetProblems: with all that must be mended in both; also where an image is in both.
+    """
+    path = config.dataset.class_images.path
+    if config.trainer.prior_loss_weight is None or path is None:
+        return check(), None
+    found = read_class_images(
+        path=Path(path), prompt=config.dataset.class_images.prompt, placeholder=config.dataset.placeholder
+    )
+    folder_key = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:8]
+
+    def check_class_images() -> DatasetReport:
+        return check_dataset(
+            found,
+            resolution=size,
+            name=f"class images ({path})",
+            needs_split=False,
+            memo_file=Path(config.paths.cache_dir) / "inspections" / f"class_images-{folder_key}.json",
+            near_duplicates="never",
+        )
+
+    report, class_report = _all_at_once(check, check_class_images)
+    for warning in class_report.warnings:
+        log.warning("%s", warning)
+    return report, ClassImages(records=found.records, hashes=class_report.hashes)
+
+
+def _all_at_once(*checks: Callable[[], DatasetReport]) -> list[DatasetReport]:
+    reports, errors = [], []
+    for check in checks:
+        try:
+            reports.append(check())
+        except DatasetProblems as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    problems = [problem for error in errors for problem in error.problems] or _in_both(*reports)
+    if problems:
+        raise DatasetProblems(
+            f"{len(problems)} problems in the dataset and its class images. Mend them and start again:",
+            problems,
+        )
+    return reports
+
+
+def _in_both(report: DatasetReport, class_report: DatasetReport) -> list[str]:
+    """Class images that training would see as the subject, too, or that it should never see."""
+    name_of = {content: id for id, content in report.hashes.items()}
+    return [
+        f"{id}: is in the dataset as well, as {name_of[content]}. Class images are other things of the same "
+        "kind: remove it from one of the folders."
+        for id, content in class_report.hashes.items()
+        if content in name_of
+    ]
+
+
+def base_and_drawn_images(
+    config: TrainConfig,
+    *,
+    load: Callable[[], DiffusionModel],
+    dtype: torch.dtype,
+    size: tuple[int, int],
+    accelerator: Accelerator,
+    agreement: Agreement,
+) -> tuple[DiffusionModel, ClassImages | None]:
+    """The base model as `load` gives it, and the images that it drew, now or in an earlier run.
+
+    Args:
+        config: the run's configuration.
+        load: loads the base model.
+        dtype: the precision that it draws in.
+        size: (width, height) of the images in pixels.
+        accelerator: gives the device, and processes to share the work.
+        agreement: lets them wait for each other.
+
+    Returns:
+        The model on the CPU, nothing attached; and None where no class images are to be drawn.
+
+    Raises:
+        UserError: the images cannot be drawn or kept.
+    """
+    model, block = load(), config.dataset.class_images
+    if config.trainer.prior_loss_weight is None or block.path is not None:
+        return model, None
+    store = ClassImageStore(_recipe(config, model, dtype=dtype, size=size), Path(config.paths.cache_dir))
+    groups = store.missing_groups(block.num)
+    if groups:
+        model.to_device(accelerator.device, dtype)
+        _draw(
+            store, model, groups, num_images=block.num, batch_size=block.batch_size, accelerator=accelerator
+        )
+        # Not the same one: half precision has taken digits from its weights. The old one goes first.
+        del model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        model = load()
+    agreement.wait()
+    found = store.find(block.num)
+    if len(found) < block.num:
+        raise UserError(
+            f"{block.num - len(found)} of {block.num} class images are not in {store.folder} or damaged. "
+            "paths.cache_dir must be one folder for all processes. Start again to have them drawn anew."
+        )
+    paths = {class_image_id(f"{number:06d}"): image for number, image in sorted(found.items())}
+    return model, ClassImages(
+        records=[Record(path=image.path, caption=block.prompt, id=id) for id, image in paths.items()],
+        hashes={id: image.sha256 for id, image in paths.items()},
+    )
+
+
+def _recipe(
+    config: TrainConfig, model: DiffusionModel, *, dtype: torch.dtype, size: tuple[int, int]
+) -> ClassImageRecipe:
+    block = config.dataset.class_images
+    return ClassImageRecipe(
+        base_hash=model.base_hash,
+        precision=str(dtype).removeprefix("torch."),
+        prompt=block.prompt,
+        num_steps=block.num_steps,
+        guidance_scale=block.guidance_scale,
+        scheduler=block.scheduler,
+        seed=block.seed,
+        width=size[0],
+        height=size[1],
+        batch_size=block.batch_size,
+    )
+
+
+def _draw(
+    store: ClassImageStore,
+    model: DiffusionModel,
+    groups: list[int],
+    *,
+    num_images: int,
+    batch_size: int,
+    accelerator: Accelerator,
+) -> None:
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    # By number and not by place: a list that was made a moment later may be shorter.
+    mine = [group for group in groups if group % world_size == rank]
+    if accelerator.is_main_process:
+        log.info("The base model draws class images, %d in all, to %s", num_images, store.folder)
+    hidden = None if accelerator.is_main_process else True
+    total = len(mine) * batch_size
+    with tqdm(desc="Drawing class images", unit="image", total=total, disable=hidden, leave=False) as bar:
+        for group in mine:
+            store.draw(model, group)
+            bar.update(batch_size)
