@@ -52,6 +52,7 @@ def collect_lineage(
     base_hash: str,
     architecture: str,
     resolution: tuple[int, int],
+    buckets: Mapping[tuple[int, int], int],
 ) -> dict[str, Any]:
     """Gathers everything needed to say which data, code, weights and settings made an adapter.
 
@@ -66,6 +67,7 @@ def collect_lineage(
         base_hash: hash of the base model's weights.
         architecture: the base model's architecture.
         resolution: (width, height) of the training images in pixels, which the configuration may leave open.
+        buckets: numbers of images by (width, height), where each is trained near its own shape.
     """
     lock = root / "poetry.lock"
     return {
@@ -74,6 +76,7 @@ def collect_lineage(
         "base_model_hash": base_hash,
         "dataset": config["dataset"]["name"],
         "resolution": "x".join(map(str, resolution)),
+        "buckets": {f"{width}x{height}": count for (width, height), count in buckets.items()},
         "dataset_hash": dataset_hash(content_hashes, captions),
         "attribution": attribution,
         "images": dict(content_hashes),

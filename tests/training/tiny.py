@@ -112,12 +112,16 @@ def tokenize(captions: Sequence[str]) -> Tensor:
 
 
 def make_dataset(
-    records: Sequence[Record], *, text: bool = True, caption_dropout: float = 0.2
+    records: Sequence[Record],
+    *,
+    text: bool = True,
+    caption_dropout: float = 0.2,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> EncodedDataset:
     return EncodedDataset(
         records,
         hashes={record.id: hashlib.sha256(record.path.read_bytes()).hexdigest() for record in records},
-        size=(16, 16),
+        sizes=sizes or {record.id: (16, 16) for record in records},
         seed=0,
         crop="random",
         flip=True,
@@ -236,8 +240,8 @@ class Tiny:
         return Validator(
             denoiser=self.denoiser,
             accelerator=accelerator,
-            held_out=ImageSet(ids=held_out.ids, batch=held_out.batch),
-            train=ImageSet(ids=train.ids, batch=train.batch),
+            held_out=ImageSet(ids=held_out.ids, sizes=held_out.sizes, batch=held_out.batch),
+            train=ImageSet(ids=train.ids, sizes=train.sizes, batch=train.batch),
             prediction_type="epsilon",
             alphas_cumprod=ALPHAS_CUMPROD,
             tokenize=tokenize,
