@@ -30,6 +30,7 @@ from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
 
 ALPHAS_CUMPROD = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 100) ** 2, dim=0)
+BUCKETS = ((16, 16), (20, 12), (12, 20))
 NAN_CAPTION = "a caption whose embedding is not a number"
 
 
@@ -116,12 +117,12 @@ def make_dataset(
     *,
     text: bool = True,
     caption_dropout: float = 0.2,
-    sizes: Mapping[str, tuple[int, int]] | None = None,
+    buckets: bool = False,
 ) -> EncodedDataset:
     return EncodedDataset(
         records,
         hashes={record.id: hashlib.sha256(record.path.read_bytes()).hexdigest() for record in records},
-        sizes=sizes or {record.id: (16, 16) for record in records},
+        sizes={record.id: BUCKETS[int(record.path.stem) % 3 if buckets else 0] for record in records},
         seed=0,
         crop="random",
         flip=True,
@@ -144,6 +145,7 @@ class Tiny:
     batch_size: int = 4
     accumulation: int = 1
     num_workers: int = 0
+    buckets: bool = False
     text: bool = True
     dropout: float = 0.2
     lr: float = 1e-2
@@ -178,7 +180,7 @@ class Tiny:
         self.optimizer = make_optimizer(
             groups, algorithm=self.algorithm, lr=self.lr, lr_text_encoder=self.lr / 10, lr_token_embedding=0.1
         )
-        dataset = make_dataset(self.records, text=self.text)
+        dataset = make_dataset(self.records, text=self.text, buckets=self.buckets)
 
         def batches(position: Position) -> Iterator[Share]:
             return step_batches(
@@ -196,7 +198,9 @@ class Tiny:
         return Trainer(
             plan=Plan(
                 num_micro_batches=num_micro_batches(
-                    dataset.ids, global_batch_size=self.batch_size * accelerator.num_processes
+                    dataset.ids,
+                    global_batch_size=self.batch_size * accelerator.num_processes,
+                    bucket_of=dataset.sizes,
                 ),
                 max_steps=self.max_steps,
                 num_epochs=self.num_epochs,
@@ -234,9 +238,10 @@ class Tiny:
         )
 
     def validator(self, accelerator: Accelerator, **overrides: Any) -> Validator:
-        held_out = make_dataset(self.held_out, text=self.text, caption_dropout=0.0)
-        train = make_dataset(self.records, text=self.text, caption_dropout=0.0)
-        settings = {"num_timesteps": 4, "max_images": 8, "batch_size": 3, "seed": 0} | overrides
+        settings = {"text": self.text, "caption_dropout": 0.0, "buckets": self.buckets}
+        held_out = make_dataset(self.held_out, **settings)
+        train = make_dataset(self.records, **settings)
+        measured = {"num_timesteps": 4, "max_images": 8, "batch_size": 3, "seed": 0} | overrides
         return Validator(
             denoiser=self.denoiser,
             accelerator=accelerator,
@@ -245,7 +250,7 @@ class Tiny:
             prediction_type="epsilon",
             alphas_cumprod=ALPHAS_CUMPROD,
             tokenize=tokenize,
-            **settings,
+            **measured,
         )
 
     def weights(self) -> dict[str, Tensor]:
