@@ -9,12 +9,16 @@ from src.run.build_data import encoded_dataset, prepare_data
 from tests.data.pictures import photo_folder
 
 
+def configuration(root, *overrides):
+    register()
+    own = [f"dataset.path={root / 'photos'}", f"paths.cache_dir={root / 'cache'}", f"paths.data_dir={root}"]
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        return check_config(compose("train", overrides=[*own, *overrides]))
+
+
 def entries(model, root):
     """What the first training image is encoded to, through the caches of `root`."""
-    register()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        overrides = [f"dataset.path={root / 'photos'}", f"paths.cache_dir={root / 'cache'}"]
-        config = check_config(compose("train", overrides=[*overrides, f"paths.data_dir={root}"]))
+    config = configuration(root)
     data = prepare_data(config, size=(64, 64))
     dataset = encoded_dataset(
         data.split.train[:1],
@@ -27,6 +31,22 @@ def entries(model, root):
     num_missing = dataset.num_missing()
     dataset.fill()
     return num_missing, dataset.reader.text_cache.get(dataset.records[0].caption).hidden
+
+
+def test_only_the_side_that_is_trained_on_is_mirrored_and_cropped_at_random(pocket_sd15, tmp_path):
+    photo_folder(tmp_path / "photos", 5)
+    config = configuration(tmp_path, "dataset.crop=random", "dataset.flip=true", "dataset.num_variants=4")
+    data, model = prepare_data(config, size=(64, 64)), load_model(str(pocket_sd15))
+
+    def variants(*, train):
+        reader = encoded_dataset(
+            data.split.train, config=config, data=data, model=model, train=train, live_text=False
+        ).reader
+        keys = [reader.variant_key(data.split.train[0].id, number) for number in range(reader.num_variants)]
+        return [(key.crop, key.flip) for key in keys]
+
+    assert variants(train=True) == [("random", False), ("random", True)] * 2
+    assert variants(train=False) == [("center", False)]
 
 
 def test_precisions_have_entries_of_their_own(pocket, tmp_path):
