@@ -54,6 +54,7 @@ def collect_lineage(
     base_hash: str,
     architecture: str,
     resolution: tuple[int, int],
+    buckets: Mapping[tuple[int, int], int],
     prompt_chunks: int | None = None,
 ) -> dict[str, Any]:
     """Gathers everything needed to say which data, code, weights and settings made an adapter.
@@ -72,6 +73,7 @@ def collect_lineage(
         architecture: the base model's architecture.
         resolution: (width, height) of the training images in pixels, which the configuration may leave open.
         prompt_chunks: chunks that every prompt was encoded as; None without long prompts.
+        buckets: numbers of images by (width, height), where each is trained near its own shape.
     """
     lock = root / "poetry.lock"
     return {
@@ -81,6 +83,7 @@ def collect_lineage(
         "dataset": config["dataset"]["name"],
         "resolution": "x".join(map(str, resolution)),
         "prompt_chunks": prompt_chunks,
+        "buckets": {f"{width}x{height}": count for (width, height), count in buckets.items()},
         "dataset_hash": dataset_hash(content_hashes, captions),
         "attribution": attribution,
         "images": dict(content_hashes),

@@ -18,6 +18,7 @@ CONFIG = {
 
 def header(attribution=None):
     lineage = collect_lineage(
+        buckets={},
         root=PROJECT_ROOT,
         config=CONFIG,
         content_hashes={"a.png": "00", "b.png": "01"},

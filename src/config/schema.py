@@ -93,6 +93,24 @@ class ClassImagesConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class BucketsConfig:
+    """Sizes near the shape of each image instead of one for all."""
+
+    enabled: bool = False
+    step: int | None = None
+    min_side: int | None = None
+    max_upscale: float = 1.0
+    max_crop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.step is not None:
+            parse_size("dataset.buckets.step", self.step)
+        require_at_least("dataset.buckets.min_side", self.min_side, 8)
+        require_between("dataset.buckets.max_upscale", self.max_upscale, 0.1, 100.0)
+        require_between("dataset.buckets.max_crop", self.max_crop, 0.0, 0.9)
+
+
+@dataclass(slots=True, kw_only=True)
 class DatasetConfig:
     """The images and captions."""
 
@@ -107,6 +125,7 @@ class DatasetConfig:
     class_word: str = "object"
     reader: Any = None
     resolution: Any = None
+    buckets: BucketsConfig = field(default_factory=BucketsConfig)
     split_seed: int = 0
     validation_fraction: float = 0.2
     near_duplicates: str = "auto"

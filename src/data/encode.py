@@ -1,6 +1,6 @@
 """Images and captions through the frozen encoders, once: the encoded dataset behind the training loop."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -39,7 +39,7 @@ class EncodedDataset:
     Args:
         records: The dataset, or one side of its split.
         hashes: SHA-256 of each record's file, by record id.
-        size: (width, height) of the training images.
+        sizes: (width, height) that each image is trained at, by record id.
         crop: "center" or "random".
         flip: Whether half of the variants are mirrored.
         num_variants: Prepared variants of each image (see `num_effective_variants`).
@@ -58,7 +58,7 @@ class EncodedDataset:
         records: Sequence[Record],
         *,
         hashes: Mapping[str, str],
-        size: tuple[int, int],
+        sizes: Mapping[str, tuple[int, int]],
         seed: int,
         encode_images: EncodeImages,
         crop: str = "center",
@@ -76,7 +76,7 @@ class EncodedDataset:
         self.reader = SampleReader(
             records,
             hashes=hashes,
-            size=size,
+            sizes=sizes,
             crop=crop,
             flip=flip,
             num_variants=num_variants,
@@ -94,6 +94,11 @@ class EncodedDataset:
     def ids(self) -> list[str]:
         """The ids of the records."""
         return [record.id for record in self.records]
+
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, int]]:
+        """(width, height) that each image is trained at, by record id. A batch holds images of one size."""
+        return self.reader.sizes
 
     def batch(self, draws: Sequence[Draw], weights: Sequence[float]) -> Batch:
         """The batch of some draws, read and encoded here and now."""
@@ -120,10 +125,12 @@ class EncodedDataset:
         batch = assemble(finished)
         return pin(batch) if torch.cuda.is_available() else batch
 
-    def num_missing(self) -> tuple[int, int]:
-        """How many images' variants and how many prompts the caches lack."""
-        images = self._missing_images(self.records)
-        return sum(len(numbers) for _, numbers in images), len(self._missing_texts(self.records))
+    def num_missing(self) -> tuple[Counter[tuple[int, int]], int]:
+        """How many images' variants of each size, and how many prompts, the caches lack."""
+        sizes = Counter[tuple[int, int]]()
+        for record, numbers in self._missing_images(self.records):
+            sizes[self.sizes[record.id]] += len(numbers)
+        return sizes, len(self._missing_texts(self.records))
 
     def fill(self, progress: Progress | None = None, *, rank: int = 0, world_size: int = 1) -> int:
         """Encodes what the caches lack, so that training does not wait for it.

@@ -96,8 +96,9 @@ def read_header(path: Path) -> Header:
     _register_formats()
     with _readable(path), Image.open(path, formats=FORMATS) as image:
         width, height = image.size
-        # HEIF arrives upright. PNG and WebP would be decoded for their EXIF, and hardly ever carry a turn.
-        if image.format in ("JPEG", "MPO") and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+        # HEIF says 1 and is upright; TIFF is, whatever it says. The base class's method, because PNG's own
+        # would decode the pixels to look behind them.
+        if image.format != "TIFF" and Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8):
             width, height = height, width
         return Header(width=width, height=height, format=str(image.format))
 

@@ -16,7 +16,7 @@ from src.files import sha256_file, write_json_atomic
 FULL_DECODE_LIMIT = 2000
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 _TAIL = 1 << 16
-_MEMO_VERSION = [2, FINGERPRINT_VERSION]
+_MEMO_VERSION = [3, FINGERPRINT_VERSION]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +108,11 @@ def _inspect(path: Path, *, decode: bool, with_fingerprint: bool) -> Inspection:
         image = load_image(path) if decode else None
     except UserError as error:
         return Inspection(sha256=sha256, problem=str(error).removeprefix(f"{path} "))
+    width, height = (header.width, header.height) if image is None else image.size
     return Inspection(
         sha256=sha256,
-        width=header.width,
-        height=header.height,
+        width=width,
+        height=height,
         format=header.format,
         is_decoded=decode,
         fingerprint=fingerprint(image) if image is not None and with_fingerprint else "",
@@ -128,7 +129,8 @@ def _ends_well(path: Path, image_format: str) -> bool:
     if image_format in ("JPEG", "MPO"):
         return b"\xff\xd9" in tail
     if image_format == "PNG":
-        return b"IEND" in tail
+        # An orientation may stand behind the pixels, where no header tells.
+        return b"IEND" in tail and b"eXIf" not in tail
     if image_format == "WEBP":
         return int.from_bytes(head[4:8], "little") + 8 <= size
     return image_format in ("HEIF", "AVIF") and _holds_its_boxes(path, size)

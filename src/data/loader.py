@@ -2,7 +2,7 @@
 
 import pickle
 import signal
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import torch
@@ -69,13 +69,12 @@ def step_batches(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
-    bucket_of: Mapping[str, Hashable] | None = None,
     class_images: EncodedDataset | None = None,
 ) -> Generator[tuple[MicroBatch, Batch], None, None]:
     """The endless sequence of (global micro-batch, this rank's batch) from a position on.
 
     Workers read caches and decode images ahead; what has to be encoded is encoded here, in the process that
-    has the encoders. Close the iterator to end the workers.
+    has the encoders. A micro-batch holds images of one size. Close the iterator to end the workers.
 
     Args:
         dataset: Encoded records.
@@ -85,14 +84,17 @@ def step_batches(
         rank: This process.
         world_size: Number of processes.
         num_workers: Processes that read ahead; with 0 everything is read when it is asked for.
-        bucket_of: The bucket of each id, where images come in several shapes.
         class_images: What accompanies the records as `Batch.class_images`, one for each.
 
     Raises:
         UserError: an image that is not cached cannot be decoded.
     """
     plan = micro_batches(
-        dataset.ids, seed=seed, global_batch_size=batch_size * world_size, start=start, bucket_of=bucket_of
+        dataset.ids,
+        seed=seed,
+        global_batch_size=batch_size * world_size,
+        start=start,
+        bucket_of=dataset.sizes,
     )
     if class_images is not None:
         plan = with_class_images(plan, dataset.ids, class_images.ids, seed=seed)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.data.buckets import BucketRules, Size, assign_buckets
 from src.data.inspection import Inspection, inspect_files
 from src.data.near_duplicates import group_near_duplicates, groups_of
 from src.data.records import ReadResult, Record, few
@@ -35,6 +36,8 @@ class DatasetReport:
         num_images: Different contents among their files.
         hashes: SHA-256 of each record's file, by record id.
         sizes: Upright (width, height) of each record's image, by record id.
+        training_sizes: (width, height) that each is brought to, its bucket where there are buckets, by record
+            id; empty where the resolution is not known yet.
         group_keys: What must stay on one side of the split has one key: same contents, and near duplicates
             where these were looked for. By record id.
         warnings: What a user should know and may leave as it is.
@@ -43,7 +46,8 @@ class DatasetReport:
     num_records: int
     num_images: int
     hashes: dict[str, str]
-    sizes: dict[str, tuple[int, int]]
+    sizes: dict[str, Size]
+    training_sizes: dict[str, Size]
     group_keys: dict[str, str]
     warnings: list[str]
 
@@ -51,7 +55,8 @@ class DatasetReport:
 def check_dataset(
     result: ReadResult,
     *,
-    resolution: tuple[int, int] | None,
+    resolution: Size | None,
+    bucket_rules: BucketRules | None = None,
     name: str = "dataset",
     needs_split: bool = True,
     memo_file: Path | None = None,
@@ -62,6 +67,7 @@ def check_dataset(
     Args:
         result: What the reader found; its problems are listed with those found here.
         resolution: (width, height) of the training images; None if it is not known yet.
+        bucket_rules: Where each image gets the size nearest to its shape instead.
         name: What to call the dataset in messages.
         needs_split: Whether there must be enough images for training and validation.
         memo_file: See `inspect_files`.
@@ -86,6 +92,11 @@ def check_dataset(
         f"{id}: {inspections[path].problem}" for path, id in by_path.items() if inspections[path].problem
     ]
     problems += _record_problems(result.records)
+    sizes = {id: (saw.width, saw.height) for id, saw in seen.items() if saw.problem is None}
+    training_sizes = {} if resolution is None else dict.fromkeys(sizes, resolution)
+    if bucket_rules is not None:
+        training_sizes, without_bucket = assign_buckets(sizes, bucket_rules)
+        problems += [f"{id}: {problem}" for id, problem in without_bucket.items()]
     hashes = {id: inspection.sha256 for id, inspection in seen.items() if inspection.problem is None}
     keys = group_near_duplicates({seen[id].sha256: seen[id].fingerprint for id in hashes})
     group_keys = {id: keys[content] for id, content in hashes.items()}
@@ -98,14 +109,15 @@ def check_dataset(
         raise DatasetProblems(f"{count} in the {name}. Mend them and start again:", problems)
     warnings = [
         *result.warnings,
-        *_image_warnings(result.records, seen, resolution),
+        *_image_warnings(result.records, seen, training_sizes),
         *_near_duplicate_warnings(hashes, keys),
     ]
     return DatasetReport(
         num_records=len(result.records),
         num_images=len(set(hashes.values())),
         hashes=hashes,
-        sizes={id: (inspection.width, inspection.height) for id, inspection in seen.items()},
+        sizes=sizes,
+        training_sizes=training_sizes,
         group_keys=group_keys,
         warnings=warnings,
     )
@@ -155,9 +167,10 @@ def _record_problems(records: list[Record]) -> list[str]:
 
 
 def _image_warnings(
-    records: list[Record], seen: dict[str, Inspection], resolution: tuple[int, int] | None
+    records: list[Record], seen: dict[str, Inspection], training_sizes: dict[str, Size]
 ) -> list[str]:
-    width, height = resolution or (0, 0)
+    different = set(training_sizes.values())
+    trained_at = "{}x{}".format(*different.pop()) if len(different) == 1 else "their buckets"
     misnamed, small, contents = [], [], dict[str, str]()
     duplicates = []
     for record in records:
@@ -166,6 +179,7 @@ def _image_warnings(
             record.path.suffix.casefold(), (inspection.format,)
         ):
             misnamed.append(f"{record.id} ({inspection.format})")
+        width, height = training_sizes.get(record.id, (0, 0))
         if inspection.width < width or inspection.height < height:
             small.append(f"{record.id} ({inspection.width}x{inspection.height})")
         first = contents.setdefault(inspection.sha256, record.id)
@@ -173,7 +187,7 @@ def _image_warnings(
             duplicates.append(f"{record.id} (same as {first})")
     return [
         *_summary(misnamed, "are of another format than their name says; the content counts"),
-        *_summary(small, f"are smaller than {width}x{height} and will be enlarged"),
+        *_summary(small, f"are smaller than {trained_at} and will be enlarged"),
         *_summary(duplicates, "are exact duplicates and stay on one side of the split"),
     ]
 

@@ -28,7 +28,7 @@ class SampleReader:
     Args:
         records: The dataset, or one side of its split.
         hashes: SHA-256 of each record's file, by record id.
-        size: (width, height) of the training images.
+        sizes: (width, height) that each image is trained at, by record id.
         crop: "center" or "random".
         flip: Whether half of the variants are mirrored.
         num_variants: Prepared variants of each image; a draw picks one.
@@ -46,7 +46,7 @@ class SampleReader:
         records: Sequence[Record],
         *,
         hashes: Mapping[str, str],
-        size: tuple[int, int],
+        sizes: Mapping[str, tuple[int, int]],
         crop: str,
         flip: bool,
         num_variants: int,
@@ -58,7 +58,7 @@ class SampleReader:
         text_cache: TextCache | None,
     ) -> None:
         self.records = {record.id: record for record in records}
-        self.size = size
+        self.sizes = {record.id: sizes[record.id] for record in records}
         self.num_variants = num_effective_variants(crop=crop, flip=flip, num_variants=num_variants)
         self.latent_cache = latent_cache
         self.text_cache = text_cache
@@ -70,10 +70,10 @@ class SampleReader:
         self._crop_seed = crop_seed
         self._background = background
 
-    def variant_key(self, number: int) -> VariantKey:
-        """What the pixels of a variant depend on."""
+    def variant_key(self, id: str, number: int) -> VariantKey:
+        """What the pixels of a record's variant depend on."""
         return VariantKey(
-            size=self.size,
+            size=self.sizes[id],
             crop=self._crop,
             flip=self._flip and number % 2 == 1,
             background=self._background,
@@ -83,7 +83,7 @@ class SampleReader:
 
     def latent_key(self, id: str, number: int) -> str:
         """The key of a record's variant in the latent cache."""
-        return self.variant_key(number).hash(self._hashes[id])
+        return self.variant_key(id, number).hash(self._hashes[id])
 
     def decode(self, path: Path) -> Image.Image:
         """The image of a file as all its variants start from it."""
@@ -91,7 +91,7 @@ class SampleReader:
 
     def prepare(self, id: str, number: int, image: Image.Image) -> Variant:
         """The pixels of a variant. The address holds the content and not the name: copies share entries."""
-        key = self.variant_key(number)
+        key = self.variant_key(id, number)
         seed_parts = (self._crop_seed, "crop", self._hashes[id], number)
         return prepare_variant(image, size=key.size, crop=key.crop, flip=key.flip, seed_parts=seed_parts)
 
@@ -120,7 +120,7 @@ class SampleReader:
             weight=weight,
             caption=caption,
             latent_key=key,
-            size=self.size,
+            size=self.sizes[draw.id],
             latent=latent if latent is not None else self.prepare(draw.id, number, self.decode(record.path)),
             text=None if self.text_cache is None else self.text_cache.get(caption),
         )

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from src.config.schema import DatasetConfig, TrainConfig
 from src.config.targets import build
+from src.data.buckets import BucketRules, bucket_rules, describe_buckets
 from src.data.data_manager import DataManager
 from src.data.encode import EncodedDataset
 from src.data.images import parse_colour
@@ -46,6 +47,12 @@ class PreparedData:
         of_class = {} if self.class_images is None else self.class_images.hashes
         assert self.report.hashes.keys().isdisjoint(of_class)
         return {**self.report.hashes, **of_class}
+
+    @property
+    def training_sizes(self) -> dict[str, tuple[int, int]]:
+        """(width, height) that every image is trained at, class images included, by record id."""
+        of_class = {} if self.class_images is None else self.class_images.sizes
+        return {**self.report.training_sizes, **of_class}
 
 
 def ensure_files(config: TrainConfig) -> None:
@@ -97,7 +104,8 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
 
     Args:
         config: the run's configuration.
-        size: (width, height) of the training images in pixels, to warn of smaller ones; None if not known.
+        size: (width, height) of the training images in pixels, or that whose area their buckets have; None if
+            it is not known.
 
     Raises:
         UserError: with all that must be mended.
@@ -109,6 +117,7 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
         return check_dataset(
             result,
             resolution=size,
+            bucket_rules=None if size is None else rules_of(dataset, size=size),
             name=f"dataset {dataset.name} ({dataset.path})",
             memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}.json",
             near_duplicates=dataset.near_duplicates,
@@ -133,12 +142,25 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
     return PreparedData(result=result, report=report, split=split, class_images=class_images)
 
 
+def rules_of(dataset: DatasetConfig, *, size: tuple[int, int]) -> BucketRules | None:
+    """What buckets must be like, None where all images are trained at one size."""
+    buckets = dataset.buckets
+    if not buckets.enabled:
+        return None
+    return bucket_rules(
+        size,
+        step=buckets.step,
+        min_side=buckets.min_side,
+        max_upscale=buckets.max_upscale,
+        max_crop=buckets.max_crop,
+    )
+
+
 def encoded_dataset(
     records: list[Record],
     *,
     config: TrainConfig,
     data: PreparedData,
-    size: tuple[int, int],
     model: DiffusionModel,
     train: bool,
     live_text: bool,
@@ -149,7 +171,6 @@ def encoded_dataset(
         records: that side.
         config: the run's configuration.
         data: the whole dataset.
-        size: (width, height) of the training images, in pixels.
         model: its frozen encoders.
         train: whether crops, flips and caption dropout apply; the validation side is measured without them.
         live_text: whether the loop encodes the text, because something there is trained.
@@ -166,7 +187,7 @@ def encoded_dataset(
     return EncodedDataset(
         records,
         hashes=data.hashes,
-        size=size,
+        sizes=data.training_sizes,
         crop=dataset.crop if train else "center",
         flip=dataset.flip and train,
         num_variants=dataset.num_variants if train else 1,
@@ -205,8 +226,14 @@ def _folder_key(dataset: DatasetConfig) -> str:
 
 
 def describe(config: TrainConfig, data: PreparedData) -> str:
-    """One line: how many images, where from, how split."""
-    return (
+    """A line: how many images, where from, how split. With buckets a second one: how they fill these."""
+    line = (
         f"Data: {data.report.num_records} captioned images from {config.dataset.path}, "
         f"{len(data.split.train)} to train on, {len(data.split.validation)} held out"
     )
+    if not config.dataset.buckets.enabled:
+        return line
+    if not data.report.training_sizes:
+        return f"{line}\nBuckets: known when the base model is there; or set dataset.resolution"
+    trained_at = {record.id: data.report.training_sizes[record.id] for record in data.split.train}
+    return f"{line}\n{describe_buckets(trained_at, batch_size=config.trainer.batch_size)}"

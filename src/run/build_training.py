@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -190,17 +191,16 @@ def encode_sides(
     config: TrainConfig,
     data: PreparedData,
     *,
-    size: tuple[int, int],
     model: DiffusionModel,
     accelerator: Accelerator,
     agreement: Agreement,
 ) -> EncodedSides:
-    """Both sides of the split at a size in pixels, their caches filled by all processes together."""
+    """Both sides of the split, their caches filled by all processes together."""
     live_text = trains_text(config.adapter)
 
     def side(records: list[Record], *, train: bool) -> EncodedDataset:
         return encoded_dataset(
-            records, config=config, data=data, size=size, model=model, train=train, live_text=live_text
+            records, config=config, data=data, model=model, train=train, live_text=live_text
         )
 
     sides = EncodedSides(
@@ -214,11 +214,10 @@ def encode_sides(
         if sides.class_images is not None:
             named["class images"] = sides.class_images
         if accelerator.is_main_process:
-            _announce_encoding(list(named.values()), size=size, model=model, config=config)
+            _announce_encoding(list(named.values()), model=model, config=config)
+        ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         for what, dataset in named.items():
-            fill_cache(
-                dataset, what=what, rank=accelerator.process_index, world_size=accelerator.num_processes
-            )
+            fill_cache(dataset, what=what, **ranks)
         agreement.wait()
     return sides
 
@@ -237,15 +236,19 @@ def check_optimizer(config: OptimizerConfig) -> None:
 
 
 def _announce_encoding(
-    sides: Sequence[EncodedDataset], *, size: tuple[int, int], model: DiffusionModel, config: TrainConfig
+    sides: Sequence[EncodedDataset], *, model: DiffusionModel, config: TrainConfig
 ) -> None:
     """Says what will be encoded and how large it gets, and refuses what the disk cannot hold."""
     missing = [side.num_missing() for side in sides]
-    num_images, num_texts = sum(images for images, _ in missing), sum(texts for _, texts in missing)
+    images, num_texts = sum((images for images, _ in missing), Counter()), sum(texts for _, texts in missing)
+    num_images = images.total()
     if num_images + num_texts == 0:
         return
-    latent = latent_entry_bytes(size, channels=model.latent_channels, factor=model.vae_scale_factor)
-    num_bytes = num_images * latent + num_texts * (_text_bytes(model) if num_texts else 0)
+    of_latent = functools.partial(
+        latent_entry_bytes, channels=model.latent_channels, factor=model.vae_scale_factor
+    )
+    num_bytes = sum(count * of_latent(size) for size, count in images.items())
+    num_bytes += num_texts * (_text_bytes(model) if num_texts else 0)
     cache_dir = Path(config.paths.cache_dir)
     log.info(
         "Encoding %d images and %d texts, %.1f MB in %s", num_images, num_texts, num_bytes / 1e6, cache_dir
@@ -282,7 +285,9 @@ def build_trainer(
         lr_token_embedding=config.optimizer.lr_token_embedding,
     )
     plan = Plan(
-        num_micro_batches=num_micro_batches(train.ids, global_batch_size=trainer.batch_size * world_size),
+        num_micro_batches=num_micro_batches(
+            train.ids, global_batch_size=trainer.batch_size * world_size, bucket_of=train.sizes
+        ),
         max_steps=trainer.max_steps,
         num_epochs=trainer.num_epochs,
         gradient_accumulation_steps=trainer.gradient_accumulation_steps,
@@ -308,8 +313,8 @@ def build_trainer(
     validator = Validator(
         denoiser=model.denoiser,
         accelerator=accelerator,
-        held_out=ImageSet(ids=sides.held_out.ids, batch=sides.held_out.batch),
-        train=ImageSet(ids=sides.probe.ids, batch=sides.probe.batch),
+        held_out=ImageSet(ids=sides.held_out.ids, sizes=sides.held_out.sizes, batch=sides.held_out.batch),
+        train=ImageSet(ids=sides.probe.ids, sizes=sides.probe.sizes, batch=sides.probe.batch),
         prediction_type=model.prediction_type,
         alphas_cumprod=model.alphas_cumprod,
         tokenize=model.tokenize,

@@ -30,10 +30,12 @@ class ClassImages:
     Attributes:
         records: the images, with ids that no training image has.
         hashes: SHA-256 of each one's file, by record id.
+        sizes: (width, height) that each is trained at, by record id: one for all, whatever buckets there are.
     """
 
     records: list[Record]
     hashes: Mapping[str, str]
+    sizes: Mapping[str, tuple[int, int]]
 
 
 def check_with_class_folder(
@@ -71,7 +73,9 @@ def check_with_class_folder(
     report, class_report = _all_at_once(check, check_class_images)
     for warning in class_report.warnings:
         log.warning("%s", warning)
-    return report, ClassImages(records=found.records, hashes=class_report.hashes)
+    return report, ClassImages(
+        records=found.records, hashes=class_report.hashes, sizes=class_report.training_sizes
+    )
 
 
 def _all_at_once(*checks: Callable[[], DatasetReport]) -> list[DatasetReport]:
@@ -155,6 +159,7 @@ def base_and_drawn_images(
     return model, ClassImages(
         records=[Record(path=image.path, caption=block.prompt, id=id) for id, image in paths.items()],
         hashes={id: image.sha256 for id, image in paths.items()},
+        sizes=dict.fromkeys(paths, size),
     )
 
 

@@ -9,12 +9,13 @@ import yaml
 
 from src.config.cli import Job, Outcome
 from src.config.schema import TrainConfig
+from src.data.buckets import bucket_counts
 from src.files import read_json, write_json_atomic, write_text_atomic
 from src.lineage import collect_lineage
 from src.loggers.multi import MultiLogger
 from src.models.base import DiffusionModel
 from src.redact import redact
-from src.run.build_data import PreparedData
+from src.run.build_data import PreparedData, rules_of
 from src.training.state import TrainResult
 
 _LABEL_WIDTH = 18
@@ -44,6 +45,7 @@ def lineage_of(
         architecture=model.architecture,
         resolution=size,
         prompt_chunks=model.num_chunks if model.max_chunks > 1 else None,
+        buckets=bucket_counts(data.report.training_sizes) if config.dataset.buckets.enabled else {},
     )
 
 
@@ -85,6 +87,7 @@ def must_match(
         "dataset.split_seed": dataset.split_seed,
         "dataset.validation_fraction": dataset.validation_fraction,
         "dataset.resolution": "x".join(map(str, size)),
+        "dataset.buckets": str(rules_of(dataset, size=size) or "off"),
         "dataset.crop": dataset.crop,
         "dataset.flip": dataset.flip,
         "dataset.num_variants": dataset.num_variants,

@@ -76,9 +76,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
                 accelerator=accelerator,
                 model=model,
                 groups=groups,
-                sides=encode_sides(
-                    config, data, size=size, model=model, accelerator=accelerator, agreement=agreement
-                ),
+                sides=encode_sides(config, data, model=model, accelerator=accelerator, agreement=agreement),
                 callbacks=callbacks,
                 logger=logger,
                 run_dir=job.run_dir,

@@ -1,7 +1,8 @@
 """Validation as a ruler: the same images, noise and timesteps each time, whatever the batch or world size."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +28,12 @@ class ImageSet:
 
     Attributes:
         ids: their names.
+        sizes: what must be the same of all images in a batch, by name (`EncodedDataset.sizes`).
         batch: makes a batch of some of them, without caption dropout (`EncodedDataset.batch`).
     """
 
     ids: Sequence[str]
+    sizes: Mapping[str, Hashable]
     batch: Callable[[Sequence[Draw], Sequence[float]], Batch]
 
 
@@ -115,10 +118,9 @@ class Validator:
     def _measure_set(self, images: ImageSet, ids: Sequence[str]) -> Float[Tensor, "images timesteps"]:
         table = torch.zeros(len(ids), len(self.timesteps), device=self._accelerator.device)
         rows = range(self._accelerator.process_index, len(ids), self._accelerator.num_processes)
-        for start in range(0, len(rows), self._batch_size):
-            chunk = rows[start : start + self._batch_size]
+        for chunk in _chunks(rows, [images.sizes[id] for id in ids], self._batch_size):
             batch = images.batch([Draw(id=ids[row], pass_number=0) for row in chunk], [1.0] * len(chunk))
-            table[list(chunk)] = self._measure_batch(batch)
+            table[chunk] = self._measure_batch(batch)
         return table
 
     def _measure_batch(self, batch: Batch) -> Float[Tensor, "b timesteps"]:
@@ -140,6 +142,15 @@ class Validator:
             target = training_target(self._prediction_type, latents, noise, timesteps, self._alphas_cumprod)
             losses.append(per_sample_loss(self._denoiser(noisy, timesteps, **given), target))
         return torch.stack(losses, dim=1)
+
+
+def _chunks(rows: Iterable[int], sizes: Sequence[Hashable], length: int) -> Iterator[list[int]]:
+    """Rows in chunks of at most so many, each of images of one size."""
+    of_size = defaultdict[Hashable, list[int]](list)
+    for row in rows:
+        of_size[sizes[row]].append(row)
+    for same in of_size.values():
+        yield from (same[start : start + length] for start in range(0, len(same), length))
 
 
 def select_images(ids: Sequence[str], *, num_images: int, seed: int) -> list[str]:

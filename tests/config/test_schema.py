@@ -3,6 +3,7 @@ import pytest
 from src.config.schema import (
     AdapterConfig,
     AdapterSourceConfig,
+    BucketsConfig,
     DatasetConfig,
     InferenceConfig,
     ModelConfig,
@@ -25,6 +26,10 @@ from src.errors import UserError
         (lambda: AdapterConfig(unet="frozen"), "nothing to train"),
         (lambda: AdapterConfig(text_encoder="yes"), "adapter.text_encoder=yes"),
         (lambda: DatasetConfig(name="a", path="b", resolution=100), "96 and 104"),
+        (lambda: BucketsConfig(step=20), "16 and 24"),
+        (lambda: BucketsConfig(min_side=0), "dataset.buckets.min_side=0"),
+        (lambda: BucketsConfig(max_upscale=0.0), "dataset.buckets.max_upscale"),
+        (lambda: BucketsConfig(max_crop=1.0), "dataset.buckets.max_crop"),
         (lambda: DatasetConfig(name="a", path="b", placeholder="two words"), "one word"),
         (lambda: DatasetConfig(name="a", path="b", num_variants=3), "changes nothing"),
         (lambda: DatasetConfig(name="a", path="b", near_duplicates="alway"), "Did you mean always"),

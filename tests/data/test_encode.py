@@ -30,7 +30,8 @@ def make(photos, tmp_path):
 
     def dataset(encoders=None, *, cached=True, text=True, precision="fp32", **keywords):
         encoders = encoders or TinyEncoders()
-        settings = {"size": SIZE, "seed": 0, "crop": "random", "flip": True, "num_variants": 3, **keywords}
+        settings = {"seed": 0, "crop": "random", "flip": True, "num_variants": 3, **keywords}
+        settings.setdefault("sizes", {record.id: SIZE for record in photos[0]})
         caches = {}
         if cached:
             caches["latent_cache"] = LatentCache(tmp_path / "latents", vae_hash="vae", precision=precision)

@@ -29,13 +29,14 @@ def test_photos_stand_upright_once(tmp_path, suffix, orientation):
     assert close(image, RED_CORNER[orientation], (255, 0, 0))
 
 
-@pytest.mark.parametrize("suffix", ["heic", "jpg"])
-def test_header_knows_the_upright_size(tmp_path, suffix):
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("suffix", ["heic", "jpg", "png", "webp", "tiff", "avif"])
+def test_header_knows_the_upright_size(tmp_path, suffix, orientation):
     path = tmp_path / f"photo.{suffix}"
-    quarters().save(path, exif=orientation_exif(6))
+    quarters().save(path, exif=orientation_exif(orientation))
     header = read_header(path)
-    assert (header.width, header.height) == (32, 64)
-    assert header.format == {"heic": "HEIF", "jpg": "JPEG"}[suffix]
+    assert (header.width, header.height) == TURNED[orientation] == load_image(path).size
+    assert header.format == {"heic": "HEIF", "jpg": "JPEG"}.get(suffix, suffix.upper())
 
 
 def test_transparency_goes_onto_the_background(tmp_path):

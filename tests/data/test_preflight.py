@@ -4,13 +4,14 @@ import pytest
 from PIL import Image
 
 from src.data import inspection
+from src.data.images import load_image, read_header
 from src.data.inspection import inspect_files
 from src.data.preflight import check_dataset
 from src.data.readers.subject import read_subject
 from src.data.records import ReadResult, Record
 from src.errors import DatasetProblems
 from src.files import sha256_file
-from tests.data.pictures import noise_image, photo_folder, truncate
+from tests.data.pictures import noise_image, orientation_exif, photo_folder, truncate
 
 
 def report(folder, **keywords):
@@ -103,6 +104,20 @@ def test_large_sets_still_find_truncated_files(tmp_path, suffix, monkeypatch):
     assert seen[whole].problem is None
     assert seen[cut].problem is not None
     assert seen[whole].is_decoded == (suffix == "tiff")
+
+
+def test_a_turn_that_stands_behind_the_pixels_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "FULL_DECODE_LIMIT", 0)
+    path = tmp_path / "turned.png"
+    noise_image(0, (64, 32)).save(path, exif=orientation_exif(6))
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    header = read_header(path)
+    assert (header.width, header.height) == (64, 32), "only decoding tells"
+    seen = inspect_files([path])[path]
+    assert (seen.width, seen.height) == load_image(path).size == (32, 64)
 
 
 def test_what_stands_behind_a_jpeg_is_no_damage(tmp_path, monkeypatch):

@@ -5,7 +5,9 @@ from hydra import compose, initialize_config_dir
 
 from src.config.build import PROJECT_ROOT, check_config, register
 from src.config.cli import Job
+from src.config.schema import BucketsConfig, DatasetConfig
 from src.config.sweep import write_row
+from src.run.build_data import rules_of
 from src.run.records import must_match, write_config
 
 
@@ -33,6 +35,7 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None):
         "trainer.batch_size=2",
         "dataset.split_seed=1",
         "dataset.crop=random",
+        "dataset.buckets.enabled=true",
         "dataset.background=black",
         "adapter.dropout=0.5",
         "trainer.min_snr_gamma=null",
@@ -51,6 +54,17 @@ def test_another_number_of_chunks_is_another_run():
     # Samples would be drawn otherwise.
     assert agreement("model.long_prompts=true", chunks=1) != agreement()
     assert agreement("model.max_prompt_chunks=5") == agreement()
+
+
+def test_other_rules_of_buckets_are_another_agreement():
+    def rules(**settings):
+        dataset = DatasetConfig(name="a", path="b", buckets=BucketsConfig(enabled=True, **settings))
+        return str(rules_of(dataset, size=(64, 64)))
+
+    others = [rules(step=16), rules(min_side=40), rules(max_upscale=2.0), rules(max_crop=0.2)]
+    assert len({rules(), *others}) == 5
+    # What is compared is what held: a default written out is the same.
+    assert rules(step=8, min_side=32, max_upscale=1.0, max_crop=0.1) == rules()
 
 
 def test_what_may_change():

@@ -44,12 +44,13 @@ def _flat(scalars: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"{step} {name}": value for step, row in scalars.items() for name, value in row.items()}
 
 
-def test_two_processes_equal_one_with_the_same_global_batch(tmp_path) -> None:
+@pytest.mark.parametrize("buckets", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, buckets) -> None:
     """The last of 13 images is alone in its batch, so one rank is padded; 7 held out do not divide by 2.
 
     So it is with the 5 class images, which are seen several times in a pass.
     """
-    settings = {"max_steps": 6, "accumulation": 2, "validate_every": 3}
+    settings = {"max_steps": 6, "accumulation": 2, "validate_every": 3, "buckets": buckets}
     settings |= {"num_class_images": 5, "prior_loss_weight": 0.5}
     [alone] = _run(tmp_path / "one", 1, **settings, batch_size=6)
     first, second = _run(tmp_path / "two", 2, **settings, batch_size=3)

@@ -45,7 +45,7 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
     dataset = EncodedDataset(
         records,
         hashes={record.id: record.id for record in records},
-        size=(64, 64),
+        sizes={record.id: (64, 64) for record in records},
         seed=0,
         encode_images=model.encode_images,
     )

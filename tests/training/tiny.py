@@ -30,6 +30,7 @@ from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
 
 ALPHAS_CUMPROD = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 100) ** 2, dim=0)
+BUCKETS = ((16, 16), (20, 12), (12, 20))
 NAN_CAPTION = "a caption whose embedding is not a number"
 
 
@@ -118,12 +119,16 @@ def tokenize(captions: Sequence[str]) -> Tensor:
 
 
 def make_dataset(
-    records: Sequence[Record], *, text: bool = True, caption_dropout: float = 0.2
+    records: Sequence[Record],
+    *,
+    text: bool = True,
+    caption_dropout: float = 0.2,
+    buckets: bool = False,
 ) -> EncodedDataset:
     return EncodedDataset(
         records,
         hashes={record.id: hashlib.sha256(record.path.read_bytes()).hexdigest() for record in records},
-        size=(16, 16),
+        sizes={record.id: BUCKETS[int(record.path.stem) % 3 if buckets else 0] for record in records},
         seed=0,
         crop="random",
         flip=True,
@@ -146,6 +151,7 @@ class Tiny:
     batch_size: int = 4
     accumulation: int = 1
     num_workers: int = 0
+    buckets: bool = False
     text: bool = True
     dropout: float = 0.2
     lr: float = 1e-2
@@ -182,7 +188,7 @@ class Tiny:
         self.optimizer = make_optimizer(
             groups, algorithm=self.algorithm, lr=self.lr, lr_text_encoder=self.lr / 10, lr_token_embedding=0.1
         )
-        dataset = make_dataset(self.records, text=self.text)
+        dataset = make_dataset(self.records, text=self.text, buckets=self.buckets)
         class_images = make_dataset(self.class_records, text=self.text) if self.class_records else None
 
         def batches(position: Position) -> Iterator[Share]:
@@ -202,7 +208,9 @@ class Tiny:
         return Trainer(
             plan=Plan(
                 num_micro_batches=num_micro_batches(
-                    dataset.ids, global_batch_size=self.batch_size * accelerator.num_processes
+                    dataset.ids,
+                    global_batch_size=self.batch_size * accelerator.num_processes,
+                    bucket_of=dataset.sizes,
                 ),
                 max_steps=self.max_steps,
                 num_epochs=self.num_epochs,
@@ -241,18 +249,19 @@ class Tiny:
         )
 
     def validator(self, accelerator: Accelerator, **overrides: Any) -> Validator:
-        held_out = make_dataset(self.held_out, text=self.text, caption_dropout=0.0)
-        train = make_dataset(self.records, text=self.text, caption_dropout=0.0)
-        settings = {"num_timesteps": 4, "max_images": 8, "batch_size": 3, "seed": 0} | overrides
+        settings = {"text": self.text, "caption_dropout": 0.0, "buckets": self.buckets}
+        held_out = make_dataset(self.held_out, **settings)
+        train = make_dataset(self.records, **settings)
+        measured = {"num_timesteps": 4, "max_images": 8, "batch_size": 3, "seed": 0} | overrides
         return Validator(
             denoiser=self.denoiser,
             accelerator=accelerator,
-            held_out=ImageSet(ids=held_out.ids, batch=held_out.batch),
-            train=ImageSet(ids=train.ids, batch=train.batch),
+            held_out=ImageSet(ids=held_out.ids, sizes=held_out.sizes, batch=held_out.batch),
+            train=ImageSet(ids=train.ids, sizes=train.sizes, batch=train.batch),
             prediction_type="epsilon",
             alphas_cumprod=ALPHAS_CUMPROD,
             tokenize=tokenize,
-            **settings,
+            **measured,
         )
 
     def weights(self) -> dict[str, Tensor]:
