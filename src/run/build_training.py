@@ -25,14 +25,11 @@ from src.config.schema import (
 from src.config.targets import build, resolve
 from src.data.encode import EncodedDataset
 from src.data.images import load_image, parse_colour
-from src.data.latent_cache import latent_entry_bytes
 from src.data.loader import step_batches
 from src.data.order import Position, num_micro_batches
 from src.data.preflight import token_warnings
 from src.data.records import Record
-from src.data.text_cache import text_entry_bytes
 from src.errors import UserError
-from src.files import require_free_space
 from src.loggers.multi import MultiLogger
 from src.metrics.evaluate import words_for_clip
 from src.models.adapters import (
@@ -45,6 +42,7 @@ from src.models.adapters import (
 from src.models.base import DiffusionModel
 from src.models.load import load_model, native_resolution
 from src.run.build_data import PreparedData, encoded_dataset, fill_cache
+from src.run.cache_room import agree_on_room, hold_limit_after_filling
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
@@ -156,23 +154,44 @@ def encode_sides(
     """Both sides of the split at a size in pixels, their caches filled by all processes together."""
     live_text = trains_text(config.adapter)
 
-    def side(records: list[Record], *, train: bool) -> EncodedDataset:
-        return encoded_dataset(
-            records, config=config, data=data, size=size, model=model, train=train, live_text=live_text
+    def make(*, keep_text: bool) -> EncodedSides:
+        def side(records: list[Record], *, train: bool) -> EncodedDataset:
+            return encoded_dataset(
+                records,
+                config=config,
+                data=data,
+                size=size,
+                model=model,
+                train=train,
+                live_text=live_text,
+                keep_text=keep_text,
+            )
+
+        return EncodedSides(
+            train=side(data.split.train, train=True),
+            probe=side(data.split.train, train=False),
+            held_out=side(data.split.validation, train=False),
         )
 
-    sides = EncodedSides(
-        train=side(data.split.train, train=True),
-        probe=side(data.split.train, train=False),
-        held_out=side(data.split.validation, train=False),
-    )
+    sides = make(keep_text=True)
     if config.dataset.cache:
-        if accelerator.is_main_process:
-            _announce_encoding([sides.train, sides.held_out], size=size, model=model, config=config)
+        keep_text = agree_on_room(
+            config,
+            [sides.train, sides.held_out],
+            # Its centre crops are among the others, or encoded when they are first measured.
+            [sides.probe] if config.dataset.crop == "random" else [],
+            size=size,
+            model=model,
+            is_main=accelerator.is_main_process,
+            agreement=agreement,
+        )
+        sides = sides if keep_text else make(keep_text=False)
         ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         fill_cache(sides.train, what="training images", **ranks)
         fill_cache(sides.held_out, what="validation images", **ranks)
         agreement.wait()
+        if accelerator.is_main_process:
+            hold_limit_after_filling(config)
     return sides
 
 
@@ -187,29 +206,6 @@ def check_optimizer(config: OptimizerConfig) -> None:
         algorithm([torch.nn.Parameter(torch.zeros(1))], lr=config.lr, **settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer.algorithm ({config.algorithm['_target_']}): {error}.") from error
-
-
-def _announce_encoding(
-    sides: Sequence[EncodedDataset], *, size: tuple[int, int], model: DiffusionModel, config: TrainConfig
-) -> None:
-    """Says what will be encoded and how large it gets, and refuses what the disk cannot hold."""
-    missing = [side.num_missing() for side in sides]
-    num_images, num_texts = sum(images for images, _ in missing), sum(texts for _, texts in missing)
-    if num_images + num_texts == 0:
-        return
-    latent = latent_entry_bytes(size, channels=model.latent_channels, factor=model.vae_scale_factor)
-    num_bytes = num_images * latent + num_texts * (_text_bytes(model) if num_texts else 0)
-    cache_dir = Path(config.paths.cache_dir)
-    log.info(
-        "Encoding %d images and %d texts, %.1f MB in %s", num_images, num_texts, num_bytes / 1e6, cache_dir
-    )
-    require_free_space(cache_dir, num_bytes, "the caches (dataset.cache=false does without)")
-
-
-def _text_bytes(model: DiffusionModel) -> int:
-    hidden, pooled = model.encode_prompts([""])
-    _, num_tokens, width = hidden.shape
-    return text_entry_bytes(num_tokens, width, pooled_width=0 if pooled is None else pooled.shape[1])
 
 
 def build_trainer(

@@ -1,0 +1,118 @@
+"""Whether what a run will keep in the caches fits: said before encoding, agreed on by all ranks."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from src.config.schema import TrainConfig
+from src.data.cache_limit import lease, on_disk
+from src.data.cache_room import Projection, gigabytes, hold_limit, make_room
+from src.data.encode import EncodedDataset
+from src.data.latent_cache import latent_entry_bytes
+from src.data.text_cache import text_entry_bytes
+from src.errors import UserError
+from src.models.base import DiffusionModel
+from src.training.accelerator import Agreement
+
+log = logging.getLogger(__name__)
+_ALL, _WITHOUT_TEXT = "all", "without text"
+
+
+def cache_lease(config: TrainConfig) -> AbstractContextManager[None]:
+    """Keeps what this run needs of the caches safe from eviction while it lasts."""
+    if not config.dataset.cache:
+        return nullcontext()
+    return lease(Path(config.paths.cache_dir), is_needed=config.paths.cache_limit_gb is not None)
+
+
+def agree_on_room(
+    config: TrainConfig,
+    filled: Sequence[EncodedDataset],
+    claimed: Sequence[EncodedDataset],
+    *,
+    size: tuple[int, int],
+    model: DiffusionModel,
+    is_main: bool,
+    agreement: Agreement,
+) -> bool:
+    """Claims what is cached already, makes room for the rest, and says whether the texts fit as well.
+
+    Args:
+        config: the run's configuration.
+        filled: what will be encoded before training.
+        claimed: what is encoded when it is needed; only what is there already is claimed.
+        size: (width, height) of the training images in pixels.
+        model: its frozen encoders.
+        is_main: whether this is the rank that looks and evicts.
+        agreement: tells the others what it found.
+
+    Raises:
+        UserError: not even the images fit; on all ranks.
+    """
+    verdict = None
+    if is_main:
+        try:
+            verdict = _ALL if _make_room(config, filled, claimed, size=size, model=model) else _WITHOUT_TEXT
+        except UserError as error:
+            verdict = str(error)
+    verdict = agreement.from_main(verdict)
+    assert verdict is not None
+    if verdict not in (_ALL, _WITHOUT_TEXT):
+        raise UserError(verdict)
+    return verdict == _ALL
+
+
+def hold_limit_after_filling(config: TrainConfig) -> None:
+    """Evicts once more: another job may have filled the caches at the same time."""
+    limit_bytes = _limit_bytes(config)
+    if limit_bytes is not None:
+        hold_limit(Path(config.paths.cache_dir), limit_bytes)
+
+
+def _make_room(
+    config: TrainConfig,
+    filled: Sequence[EncodedDataset],
+    claimed: Sequence[EncodedDataset],
+    *,
+    size: tuple[int, int],
+    model: DiffusionModel,
+) -> bool:
+    cache_dir = Path(config.paths.cache_dir)
+    missing = [side.num_missing() for side in filled]
+    for side in claimed:
+        side.num_missing()
+    num_images, num_texts = sum(images for images, _ in missing), sum(texts for _, texts in missing)
+    if num_images + num_texts == 0:
+        return True
+    precision = config.dataset.cache_precision
+    of_image = latent_entry_bytes(
+        size, channels=model.latent_channels, factor=model.vae_scale_factor, precision=precision
+    )
+    wanted = Projection(
+        num_images=num_images,
+        num_texts=num_texts,
+        image_bytes=num_images * on_disk(of_image),
+        text_bytes=num_texts * on_disk(_text_bytes(model, precision)) if num_texts else 0,
+    )
+    log.info(
+        "Encoding %d images (%s) and %d texts (%s) in %s",
+        num_images,
+        gigabytes(wanted.image_bytes),
+        num_texts,
+        gigabytes(wanted.text_bytes),
+        cache_dir,
+    )
+    return make_room(wanted, cache_dir=cache_dir, limit_bytes=_limit_bytes(config))
+
+
+def _limit_bytes(config: TrainConfig) -> int | None:
+    limit = config.paths.cache_limit_gb
+    return None if limit is None else int(limit * 1e9)
+
+
+def _text_bytes(model: DiffusionModel, precision: str) -> int:
+    hidden, pooled = model.encode_prompts([""])
+    _, num_tokens, width = hidden.shape
+    pooled_width = 0 if pooled is None else pooled.shape[1]
+    return text_entry_bytes(num_tokens, width, pooled_width=pooled_width, precision=precision)
