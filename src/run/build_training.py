@@ -42,7 +42,7 @@ from src.models.adapters import (
 from src.models.base import DiffusionModel
 from src.models.load import load_model, native_resolution
 from src.run.build_data import PreparedData, encoded_dataset, fill_cache
-from src.run.cache_room import agree_on_room, hold_limit_after_filling
+from src.run.cache_room import Room, agree_on_room, hold_limit_after_filling
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
@@ -175,7 +175,7 @@ def encode_sides(
 
     sides = make(keep_text=True)
     if config.dataset.cache:
-        keep_text = agree_on_room(
+        room = agree_on_room(
             config,
             [sides.train, sides.held_out],
             # Its centre crops are among the others, or encoded when they are first measured.
@@ -185,7 +185,10 @@ def encode_sides(
             is_main=accelerator.is_main_process,
             agreement=agreement,
         )
-        sides = sides if keep_text else make(keep_text=False)
+        if room is Room.NOTHING_TO_DO:
+            return sides
+        if room is Room.NOT_FOR_TEXT:
+            sides = make(keep_text=False)
         ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         fill_cache(sides.train, what="training images", **ranks)
         fill_cache(sides.held_out, what="validation images", **ranks)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
 from pathlib import Path
 
 from src.config.schema import TrainConfig
@@ -16,7 +17,14 @@ from src.models.base import DiffusionModel
 from src.training.accelerator import Agreement
 
 log = logging.getLogger(__name__)
-_ALL, _WITHOUT_TEXT = "all", "without text"
+
+
+class Room(Enum):
+    """What has to be encoded before training, and what of it can be kept."""
+
+    NOTHING_TO_DO = "nothing to do"
+    FOR_ALL = "for all"
+    NOT_FOR_TEXT = "not for text"
 
 
 def cache_lease(config: TrainConfig) -> AbstractContextManager[None]:
@@ -35,8 +43,8 @@ def agree_on_room(
     model: DiffusionModel,
     is_main: bool,
     agreement: Agreement,
-) -> bool:
-    """Claims what is cached already, makes room for the rest, and says whether the texts fit as well.
+) -> Room:
+    """Claims what is cached already, makes room for the rest, and says how much fits.
 
     Args:
         config: the run's configuration.
@@ -53,14 +61,14 @@ def agree_on_room(
     verdict = None
     if is_main:
         try:
-            verdict = _ALL if _make_room(config, filled, claimed, size=size, model=model) else _WITHOUT_TEXT
+            verdict = _make_room(config, filled, claimed, size=size, model=model).value
         except UserError as error:
             verdict = str(error)
     verdict = agreement.from_main(verdict)
     assert verdict is not None
-    if verdict not in (_ALL, _WITHOUT_TEXT):
+    if verdict not in {room.value for room in Room}:
         raise UserError(verdict)
-    return verdict == _ALL
+    return Room(verdict)
 
 
 def hold_limit_after_filling(config: TrainConfig) -> None:
@@ -77,14 +85,14 @@ def _make_room(
     *,
     size: tuple[int, int],
     model: DiffusionModel,
-) -> bool:
+) -> Room:
     cache_dir = Path(config.paths.cache_dir)
     missing = [side.num_missing() for side in filled]
     for side in claimed:
         side.num_missing()
     num_images, num_texts = sum(images for images, _ in missing), sum(texts for _, texts in missing)
     if num_images + num_texts == 0:
-        return True
+        return Room.NOTHING_TO_DO
     precision = config.dataset.cache_precision
     of_image = latent_entry_bytes(
         size, channels=model.latent_channels, factor=model.vae_scale_factor, precision=precision
@@ -103,7 +111,8 @@ def _make_room(
         gigabytes(wanted.text_bytes),
         cache_dir,
     )
-    return make_room(wanted, cache_dir=cache_dir, limit_bytes=_limit_bytes(config))
+    fits = make_room(wanted, cache_dir=cache_dir, limit_bytes=_limit_bytes(config))
+    return Room.FOR_ALL if fits else Room.NOT_FOR_TEXT
 
 
 def _limit_bytes(config: TrainConfig) -> int | None:
