@@ -22,6 +22,7 @@ from src.config import sweep
 from src.config.build import PROJECT_ROOT, check_config, plain, register
 from src.config.composition import VERSION_BASE, Root, compose_root
 from src.config.explain import CompositionError, explain
+from src.config.run_signals import Terminated, single_run
 from src.config.schema import InferenceConfig, TrainConfig
 from src.config.sweep_signals import SIGNALS, Stopped
 from src.errors import UserError
@@ -105,7 +106,8 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
         if arguments.multirun:
             exit_code = _run_sweep(hydra_main(runner))
         else:
-            hydra_main(runner)()
+            with single_run():
+                hydra_main(runner)()
         if runner.error is not None:
             raise runner.error
     except UserError as error:
@@ -117,6 +119,8 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
         if message is None:
             raise
         _fail(message, EXIT_FAILED)
+    except Terminated as error:
+        _fail(f"Stopped by {error}. The same command starts again.", _SIGNAL_BASE + error.number)
     except KeyboardInterrupt:
         # While the loop trains, Ctrl-C asks it to stop and save; this is before or after.
         _fail("Stopped by Ctrl-C. The same command starts again.", EXIT_INTERRUPTED)

@@ -23,6 +23,7 @@ from src.errors import UserError
 ARCHITECTURES = ("auto", "sd15", "sdxl")
 COMPONENT_MODES = ("lora", "full", "frozen")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+CACHE_PRECISIONS = ("fp32", "fp16", "bf16")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 SCHEDULES = ("constant", "cosine", "linear")
 NUM_TIMESTEPS = 1000  # of the noise schedules of both architectures
@@ -134,6 +135,7 @@ class DatasetConfig:
     num_variants: int = 1
     background: str = "white"
     cache: bool = True
+    cache_precision: str = "fp32"
     class_images: ClassImagesConfig = field(default_factory=ClassImagesConfig)
     prompts: list[str] = field(default_factory=list)
     negative_prompt: str = ""
@@ -149,6 +151,7 @@ class DatasetConfig:
         require_colour("dataset.background", self.background)
         require_choice("dataset.near_duplicates", self.near_duplicates, ("auto", "always", "never"))
         require_choice("dataset.crop", self.crop, ("center", "random"))
+        require_choice("dataset.cache_precision", self.cache_precision, CACHE_PRECISIONS)
         require_at_least("dataset.num_variants", self.num_variants, 1)
         if self.num_variants > 1 and self.crop == "center" and not self.flip:
             raise UserError(
@@ -285,6 +288,10 @@ class PathsConfig:
     data_dir: str = MISSING
     output_dir: str = MISSING
     cache_dir: str = MISSING
+    cache_limit_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("paths.cache_limit_gb", self.cache_limit_gb)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from src.data.latent_cache import LatentCache, LatentEntry
 from src.data.order import Draw
 from src.data.records import Record
 from src.data.samples import SampleReader
+from src.data.tensor_store import DTYPES
 from src.data.text_cache import TextCache, TextEntry
 from src.errors import UserError
 from src.files import require_free_space
@@ -126,7 +127,7 @@ class EncodedDataset:
         return pin(batch) if torch.cuda.is_available() else batch
 
     def num_missing(self) -> tuple[Counter[tuple[int, int]], int]:
-        """How many images' variants of each size, and how many prompts, the caches lack."""
+        """How many variants of each size and how many prompts the caches lack; the others are claimed."""
         sizes = Counter[tuple[int, int]]()
         for record, numbers in self._missing_images(self.records):
             sizes[self.sizes[record.id]] += len(numbers)
@@ -180,7 +181,7 @@ class EncodedDataset:
         missing = []
         for record in records:
             keys = {n: self.reader.latent_key(record.id, n) for n in range(self.reader.num_variants)}
-            numbers = [n for n, key in keys.items() if key not in seen and not cache.has(key)]
+            numbers = [n for n, key in keys.items() if key not in seen and not cache.claim(key)]
             seen.update(keys.values())
             if numbers:
                 missing.append((record, numbers))
@@ -191,7 +192,7 @@ class EncodedDataset:
         cache = self.reader.text_cache
         if cache is None:
             return []
-        return [text for text in dict.fromkeys(["", *(r.caption for r in records)]) if not cache.has(text)]
+        return [text for text in dict.fromkeys(["", *(r.caption for r in records)]) if not cache.claim(text)]
 
     def _decoded(
         self, images: list[tuple[Record, list[int]]]
@@ -235,6 +236,17 @@ class EncodedDataset:
             return entry
         cache.put(caption, entry)
         return cache.rounded(entry)
+
+
+def rounded_text(encode_text: EncodeText, precision: str) -> EncodeText:
+    """An encoder whose embeddings are what a text cache of this precision would return."""
+
+    def encode(prompts: list[str]) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b p"] | None]:
+        hidden, pooled = encode_text(prompts)
+        dtype = DTYPES[precision]
+        return hidden.to(dtype).float(), None if pooled is None else pooled.to(dtype).float()
+
+    return encode
 
 
 def to_pixels(image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:

@@ -18,7 +18,7 @@ from src.errors import UserError
 from src.randomness import address_seed
 
 # Part of the cache keys: raise it when the same file would give other pixels.
-PIXELS_VERSION = 1
+PIXELS_VERSION = 2
 
 IMAGE_SUFFIXES = frozenset(
     {".heic", ".heif", ".hif", ".avif", ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"}
@@ -113,17 +113,32 @@ def load_image(path: Path, *, background: Colour = (255, 255, 255)) -> Image.Ima
         UserError: the file is missing, damaged, no image of a supported format, or a decompression bomb.
     """
     _register_formats()
-    with _readable(path), Image.open(path, formats=FORMATS) as image:
-        image.load()
+    image = load_in_own_colours(path, background=background)
+    return _in_srgb(image)
+
+
+def load_in_own_colours(path: Path, *, background: Colour = (255, 255, 255)) -> Image.Image:
+    """The same, but RGB of another colour space than sRGB stays, and `info["icc_profile"]` says which.
+
+    For `prepare_variant`, which converts the few pixels that are left: to convert a phone's 12 megapixels
+    takes as long as to decode them.
+
+    Raises:
+        UserError: as `load_image`.
+    """
+    _register_formats()
+    with _readable(path), Image.open(path, formats=FORMATS) as upright:
+        upright.load()
         # pillow-heif returns upright pixels and an orientation of 1, so this turns nothing twice.
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(upright, in_place=True)
     if upright.mode == "F" or (upright.mode == "I" and np.asarray(upright).max() > 65535):
         raise UserError(f"{path} has pixels of 32 bits, whose range is unknown. Save it with 8 or 16 bits.")
-    profile = upright.info.get("icc_profile")
+    profile = upright.info.pop("icc_profile", None)
     colour, alpha = _split_alpha(_to_eight_bits(upright))
-    rgb = _to_srgb(colour, profile, path)
+    rgb = _to_rgb(colour, profile, path)
     if alpha is None:
         return rgb
+    rgb = _in_srgb(rgb)
     canvas = Image.new("RGB", rgb.size, background)
     canvas.paste(rgb, mask=alpha)
     return canvas
@@ -150,11 +165,12 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return image.convert("RGB"), None
 
 
-def _to_srgb(image: Image.Image, profile_bytes: bytes | None, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, profile_bytes: bytes | None, path: Path) -> Image.Image:
+    """RGB: in sRGB, or with a profile in its `info` that is known to work."""
     if image.mode == "LAB":
         return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
     if not profile_bytes:
-        return image.convert("RGB")
+        return _as_rgb(image)
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(profile_bytes))
         mode = _MODE_OF_PROFILE.get(profile.profile.xcolor_space.strip())
@@ -162,18 +178,35 @@ def _to_srgb(image: Image.Image, profile_bytes: bytes | None, path: Path) -> Ima
             image = image.convert("RGB")
         if mode != image.mode:
             raise ImageCms.PyCMSError(f"its profile is for {mode}, its pixels are {image.mode}")
-        if mode == "RGB" and ImageCms.getProfileDescription(profile).startswith("sRGB"):
-            return image
-        return _transform(image, profile)
+        if mode != "RGB":
+            return _transform(image, profile)
+        if not ImageCms.getProfileDescription(profile).startswith("sRGB"):
+            _transform(Image.new("RGB", (1, 1)), profile)
+            image.info["icc_profile"] = profile_bytes
+        return image
     except (ImageCms.PyCMSError, OSError) as error:
         # What every viewer does with a broken profile; the pixels themselves are whole.
         _log.warning("%s: colour profile not usable (%s), taken as sRGB", path, error)
-        return image.convert("RGB")
+        return _as_rgb(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    # Converting RGB to RGB would copy it.
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """An RGB image whose `info` may name another colour space."""
+    profile_bytes = image.info.get("icc_profile")
+    if profile_bytes is None:
+        return image
+    return _transform(image, ImageCms.ImageCmsProfile(BytesIO(profile_bytes)))
 
 
 def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     result = ImageCms.profileToProfile(image, profile, _srgb(), outputMode="RGB")
     assert result is not None  # only None when asked to work in place
+    result.info.pop("icc_profile", None)
     return result
 
 
@@ -193,7 +226,7 @@ def prepare_variant(
     """Resizes an image to cover `size`, mirrors it if asked, and crops what is left over.
 
     Args:
-        image: RGB.
+        image: RGB, in sRGB or with an ICC profile in its `info`, from which the result is converted.
         size: (width, height) of the result.
         crop: "center", or "random" for a place that is a function of `seed_parts`.
         flip: Mirror left to right.
@@ -214,7 +247,7 @@ def prepare_variant(
     box_left = min(seen_left / scale, image.width - box_width)
     box_top = min(top / scale, image.height - box_height)
     box = (box_left, box_top, box_left + box_width, box_top + box_height)
-    pixels = image.resize(size, Image.Resampling.LANCZOS, box=box)
+    pixels = _in_srgb(image.resize(size, Image.Resampling.LANCZOS, box=box))
     if flip:
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return Variant(pixels=np.array(pixels), original_size=image.size, crop_top_left=(top, left))

@@ -72,8 +72,12 @@ def inspect_files(
     def look(path: Path) -> Inspection:
         return _inspect(path, decode=decode, with_fingerprint=decode and with_fingerprints)
 
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+    pool = ThreadPoolExecutor(_NUM_THREADS)
+    try:
         found.update(zip(missing, pool.map(look, missing), strict=True))
+    finally:
+        # After Ctrl-C the files that wait are dropped.
+        pool.shutdown(cancel_futures=True)
     if memo_file is not None and missing:
         sound = {path: seen for path, seen in found.items() if seen.problem is None}
         _write_memo(memo_file, {f"{path}|{stamps[path]}": seen for path, seen in sound.items()})

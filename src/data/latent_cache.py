@@ -70,9 +70,9 @@ class LatentCache:
         """Where the entry of a key is."""
         return self._store.path(key)
 
-    def has(self, key: str) -> bool:
-        """Whether there is an entry, sound or not."""
-        return self._store.has(key)
+    def claim(self, key: str) -> bool:
+        """Whether there is an entry, sound or not; see `TensorStore.claim`."""
+        return self._store.claim(key)
 
     def get(self, key: str) -> LatentEntry | None:
         """The entry, or None if it is absent or damaged."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from src.data.batches import Sample
-from src.data.images import Colour, Variant, load_image, prepare_variant
+from src.data.images import Colour, Variant, load_in_own_colours, prepare_variant
 from src.data.latent_cache import LatentCache, LatentEntry, VariantKey
 from src.data.order import Draw
 from src.data.records import Record
@@ -87,7 +87,7 @@ class SampleReader:
 
     def decode(self, path: Path) -> Image.Image:
         """The image of a file as all its variants start from it."""
-        return load_image(path, background=self._background)
+        return load_in_own_colours(path, background=self._background)
 
     def prepare(self, id: str, number: int, image: Image.Image) -> Variant:
         """The pixels of a variant. The address holds the content and not the name: copies share entries."""

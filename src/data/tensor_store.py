@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,24 @@ class TensorStore:
 
     def path(self, key: str) -> Path:
         """Where the entry of a key is."""
-        return self._folder / key[:2] / f"{key}.safetensors"
+        return Path(self._place(key))
 
-    def has(self, key: str) -> bool:
-        """Whether there is a file for the key; it is checked only when it is read."""
-        return self.path(key).exists()
+    def _place(self, key: str) -> str:
+        # As text: for each of COCO's images and captions a Path takes longer to make than to look up.
+        return f"{self._folder}/{key[:2]}/{key}.safetensors"
+
+    def claim(self, key: str) -> bool:
+        """Whether there is a file for the key, which from now on counts as just used (see `cache_limit`).
+
+        It is checked only when it is read.
+        """
+        try:
+            os.utime(self._place(key))
+        except FileNotFoundError:
+            return False
+        except OSError:  # another user's entry, which only they may date
+            return self.path(key).exists()
+        return True
 
     def read(self, key: str) -> StoredEntry | None:
         """The entry, or None if there is none or it is damaged (and has to be written again)."""

@@ -35,9 +35,9 @@ class TextCache:
         self._store = TensorStore(folder / entry_key("text", text_hash, precision)[:16])
         self._dtype = DTYPES[precision]
 
-    def has(self, text: str) -> bool:
-        """Whether there is an entry, sound or not."""
-        return self._store.has(entry_key(text))
+    def claim(self, text: str) -> bool:
+        """Whether there is an entry, sound or not; see `TensorStore.claim`."""
+        return self._store.claim(entry_key(text))
 
     def get(self, text: str) -> TextEntry | None:
         """The entry, or None if it is absent or damaged."""

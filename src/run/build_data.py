@@ -11,7 +11,7 @@ from src.config.schema import DatasetConfig, TrainConfig
 from src.config.targets import build
 from src.data.buckets import BucketRules, bucket_rules, describe_buckets
 from src.data.data_manager import DataManager
-from src.data.encode import EncodedDataset
+from src.data.encode import EncodedDataset, EncodeText, rounded_text
 from src.data.images import parse_colour
 from src.data.latent_cache import LatentCache
 from src.data.preflight import DatasetReport, check_dataset
@@ -164,6 +164,7 @@ def encoded_dataset(
     model: DiffusionModel,
     train: bool,
     live_text: bool,
+    keep_text: bool = True,
 ) -> EncodedDataset:
     """One side of the split behind the caches.
 
@@ -174,16 +175,21 @@ def encoded_dataset(
         model: its frozen encoders.
         train: whether crops, flips and caption dropout apply; the validation side is measured without them.
         live_text: whether the loop encodes the text, because something there is trained.
+        keep_text: whether there is room for embeddings in the cache. Where there is not they are the same.
     """
     dataset = config.dataset
-    cache_dir = Path(config.paths.cache_dir)
+    cache_dir, precision = Path(config.paths.cache_dir), dataset.cache_precision
     latent_cache = text_cache = None
+    encode_text: EncodeText | None = None if live_text else model.encode_prompts
     if dataset.cache:
         # Computed in another precision an entry has other last bits; who filled the cache must not matter.
         vae_key = f"{model.vae_hash}-{model.vae.dtype}"
-        latent_cache = LatentCache(cache_dir / "latents", vae_hash=vae_key)
-    if dataset.cache and not live_text:
-        text_cache = TextCache(cache_dir / "texts", text_hash=_text_key(model))
+        latent_cache = LatentCache(cache_dir / "latents", vae_hash=vae_key, precision=precision)
+    if dataset.cache and encode_text is not None:
+        if keep_text:
+            text_cache = TextCache(cache_dir / "texts", text_hash=_text_key(model), precision=precision)
+        else:
+            encode_text = rounded_text(encode_text, precision)
     return EncodedDataset(
         records,
         hashes=data.hashes,
@@ -195,7 +201,7 @@ def encoded_dataset(
         crop_seed=dataset.split_seed,
         encode_images=model.encode_images,
         latent_cache=latent_cache,
-        encode_text=None if live_text else model.encode_prompts,
+        encode_text=encode_text,
         text_cache=text_cache,
         caption_dropout=config.trainer.caption_dropout if train else 0.0,
         background=parse_colour(dataset.background),

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,13 +25,10 @@ from src.config.schema import (
 from src.config.targets import build, resolve
 from src.data.encode import EncodedDataset
 from src.data.images import load_image, parse_colour
-from src.data.latent_cache import latent_entry_bytes
 from src.data.loader import step_batches
 from src.data.order import Position, num_micro_batches
 from src.data.records import Record
-from src.data.text_cache import text_entry_bytes
 from src.errors import UserError
-from src.files import require_free_space
 from src.loggers.multi import MultiLogger
 from src.metrics.evaluate import words_for_clip
 from src.models.adapters import (
@@ -46,6 +42,7 @@ from src.models.base import DiffusionModel
 from src.models.load import load_model, native_resolution
 from src.models.prompts import cut_warnings
 from src.run.build_data import PreparedData, encoded_dataset, fill_cache
+from src.run.cache_room import Room, agree_on_room, hold_limit_after_filling
 from src.run.class_images import base_and_drawn_images
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
@@ -198,27 +195,47 @@ def encode_sides(
     """Both sides of the split, their caches filled by all processes together."""
     live_text = trains_text(config.adapter)
 
-    def side(records: list[Record], *, train: bool) -> EncodedDataset:
-        return encoded_dataset(
-            records, config=config, data=data, model=model, train=train, live_text=live_text
+    def make(*, keep_text: bool) -> EncodedSides:
+        def side(records: list[Record], *, train: bool) -> EncodedDataset:
+            return encoded_dataset(
+                records,
+                config=config,
+                data=data,
+                model=model,
+                train=train,
+                live_text=live_text,
+                keep_text=keep_text,
+            )
+
+        drawn = None if data.class_images is None else side(data.class_images.records, train=True)
+        return EncodedSides(
+            train=side(data.split.train, train=True),
+            probe=side(data.split.train, train=False),
+            held_out=side(data.split.validation, train=False),
+            class_images=drawn,
         )
 
-    sides = EncodedSides(
-        train=side(data.split.train, train=True),
-        probe=side(data.split.train, train=False),
-        held_out=side(data.split.validation, train=False),
-        class_images=None if data.class_images is None else side(data.class_images.records, train=True),
-    )
+    sides = make(keep_text=True)
     if config.dataset.cache:
-        named = {"training images": sides.train, "validation images": sides.held_out}
-        if sides.class_images is not None:
-            named["class images"] = sides.class_images
-        if accelerator.is_main_process:
-            _announce_encoding(list(named.values()), model=model, config=config)
+        room = agree_on_room(
+            config,
+            list(_filled(sides).values()),
+            # Its centre crops are among the others, or encoded when they are first measured.
+            [sides.probe] if config.dataset.crop == "random" else [],
+            model=model,
+            is_main=accelerator.is_main_process,
+            agreement=agreement,
+        )
+        if room is Room.NOTHING_TO_DO:
+            return sides
+        if room is Room.NOT_FOR_TEXT:
+            sides = make(keep_text=False)
         ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        for what, dataset in named.items():
+        for what, dataset in _filled(sides).items():
             fill_cache(dataset, what=what, **ranks)
         agreement.wait()
+        if accelerator.is_main_process:
+            hold_limit_after_filling(config)
     return sides
 
 
@@ -235,31 +252,10 @@ def check_optimizer(config: OptimizerConfig) -> None:
         raise UserError(f"optimizer.algorithm ({config.algorithm['_target_']}): {error}.") from error
 
 
-def _announce_encoding(
-    sides: Sequence[EncodedDataset], *, model: DiffusionModel, config: TrainConfig
-) -> None:
-    """Says what will be encoded and how large it gets, and refuses what the disk cannot hold."""
-    missing = [side.num_missing() for side in sides]
-    images, num_texts = sum((images for images, _ in missing), Counter()), sum(texts for _, texts in missing)
-    num_images = images.total()
-    if num_images + num_texts == 0:
-        return
-    of_latent = functools.partial(
-        latent_entry_bytes, channels=model.latent_channels, factor=model.vae_scale_factor
-    )
-    num_bytes = sum(count * of_latent(size) for size, count in images.items())
-    num_bytes += num_texts * (_text_bytes(model) if num_texts else 0)
-    cache_dir = Path(config.paths.cache_dir)
-    log.info(
-        "Encoding %d images and %d texts, %.1f MB in %s", num_images, num_texts, num_bytes / 1e6, cache_dir
-    )
-    require_free_space(cache_dir, num_bytes, "the caches (dataset.cache=false does without)")
-
-
-def _text_bytes(model: DiffusionModel) -> int:
-    hidden, pooled = model.encode_prompts([""])
-    _, num_tokens, width = hidden.shape
-    return text_entry_bytes(num_tokens, width, pooled_width=0 if pooled is None else pooled.shape[1])
+def _filled(sides: EncodedSides) -> dict[str, EncodedDataset]:
+    """What is encoded before training, by name."""
+    named = {"training images": sides.train, "validation images": sides.held_out}
+    return named if sides.class_images is None else {**named, "class images": sides.class_images}
 
 
 def build_trainer(

@@ -91,6 +91,7 @@ def must_match(
         "dataset.crop": dataset.crop,
         "dataset.flip": dataset.flip,
         "dataset.num_variants": dataset.num_variants,
+        "dataset.cache_precision": dataset.cache_precision if dataset.cache else "fp32",
         "adapter.rank": config.adapter.rank,
         "adapter.alpha": config.adapter.alpha,
         "trainer.seed": trainer.seed,

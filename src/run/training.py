@@ -31,6 +31,7 @@ from src.run.build_training import (
     prepare_model,
     training_size,
 )
+from src.run.cache_room import cache_lease
 from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
 from src.training.accelerator import Agreement, make_accelerator
 from src.training.checkpoint import Checkpointer, load_checkpoint
@@ -70,7 +71,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         weights = [parameter for group in groups for _, parameter in group.parameters]
         checkpointer.require_space(checkpoint_bytes(weights))
         lineage = lineage_of(config, job, data, model, size=size)
-        with open_logger(config, job, is_main=is_main) as logger:
+        with cache_lease(config), open_logger(config, job, is_main=is_main) as logger:
             loop = build_trainer(
                 config,
                 accelerator=accelerator,

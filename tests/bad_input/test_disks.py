@@ -14,7 +14,7 @@ from tests.bad_input.place import ROOT, Place, assert_refused
 
 
 @contextlib.contextmanager
-def _small_disk(folder: Path, options: str) -> Iterator[Path]:
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
     """A real file system of its own, where this machine lets us mount one."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
@@ -38,7 +38,7 @@ def test_a_disk_that_fills_up_while_training(place: Place, monkeypatch) -> None:
     """The kernel refuses the write, whatever was free before; earlier checkpoints stay whole."""
     from src.training.checkpoint import find_damage
 
-    with _small_disk(place.folder / "disk", "size=2m") as disk:
+    with small_disk(place.folder / "disk", "size=2m") as disk:
         place.out = disk
         real = shutil.disk_usage(ROOT)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1 << 40))
@@ -57,7 +57,7 @@ def test_a_disk_that_fills_up_while_training(place: Place, monkeypatch) -> None:
 
 
 def test_a_full_disk_loses_nothing_of_a_finished_run(trained: Place) -> None:
-    with _small_disk(trained.folder / "disk", "size=4m") as disk:
+    with small_disk(trained.folder / "disk", "size=4m") as disk:
         shutil.copytree(trained.out, disk, dirs_exist_ok=True)
         trained.out = disk
         before = trained.files()
@@ -82,7 +82,7 @@ def test_a_file_in_the_way_of_the_output(place: Place, script) -> None:
 
 @pytest.mark.parametrize("key", ["output", "cache", "data"])
 def test_a_folder_that_cannot_be_written(place: Place, key) -> None:
-    with _small_disk(place.folder / "disk", "ro") as disk:
+    with small_disk(place.folder / "disk", "ro") as disk:
         done = place.run("train", f"paths.{key}_dir={disk}/x")
         assert_refused(done, str(disk), "Read-only file system", f"paths.{key}_dir")
         assert place.files() == {}
@@ -98,7 +98,7 @@ def test_a_file_in_the_way_of_a_cache(place: Place, key) -> None:
 
 
 def test_no_space_for_the_cache(place: Place) -> None:
-    with _small_disk(place.folder / "disk", "size=16k") as disk:
+    with small_disk(place.folder / "disk", "size=16k") as disk:
         done = place.run("train", f"paths.cache_dir={disk}")
         assert_refused(done, "Not enough disk space for the caches", str(disk), "paths.cache_dir")
         assert "0.0 MiB needed" not in done.err
@@ -106,7 +106,7 @@ def test_no_space_for_the_cache(place: Place) -> None:
 
 def test_a_cache_that_fills_up(place: Place, monkeypatch) -> None:
     """The kernel refuses the write, whatever was free before."""
-    with _small_disk(place.folder / "disk", "size=16k") as disk:
+    with small_disk(place.folder / "disk", "size=16k") as disk:
         real = shutil.disk_usage(ROOT)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1 << 40))
         done = place.run("train", f"paths.cache_dir={disk}")

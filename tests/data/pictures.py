@@ -5,13 +5,20 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import Tensor
 
 from src.data.records import Record
 from src.files import sha256_file
 
 pillow_heif.register_heif_opener()
+
+# Display P3's primaries, adapted to D50, as an ICC profile holds them (s15Fixed16).
+_P3 = {
+    b"rXYZ": (0.51512, 0.24120, -0.00105),
+    b"gXYZ": (0.29198, 0.69225, 0.04189),
+    b"bXYZ": (0.15710, 0.06657, 0.78407),
+}
 
 
 def noise_image(number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -34,6 +41,23 @@ def orientation_exif(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif.tobytes()
+
+
+def display_p3() -> bytes:
+    """The profile of a phone: lcms's sRGB with other primaries, and another name."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for index in range(int.from_bytes(data[128:132], "big")):
+        tag = data[132 + 12 * index : 144 + 12 * index]
+        name, place, size = bytes(tag[:4]), int.from_bytes(tag[4:8], "big"), int.from_bytes(tag[8:12], "big")
+        if name in _P3:
+            for number, value in enumerate(_P3[name]):
+                at = place + 8 + 4 * number
+                data[at : at + 4] = round(value * 65536).to_bytes(4, "big", signed=True)
+        elif name == b"desc":
+            data[place : place + size] = bytes(data[place : place + size]).replace(
+                "sRGB".encode("utf-16-be"), "P3 D".encode("utf-16-be")
+            )
+    return bytes(data)
 
 
 def photo_folder(folder: Path, num_photos: int, *, captions: bool = True, suffix: str = "png") -> Path:

@@ -25,12 +25,12 @@ def test_latents_come_back_as_they_went(tmp_path):
     cache = LatentCache(tmp_path, vae_hash="vae")
     key, entry = VARIANT.hash("sha"), latent_entry()
     assert cache.get(key) is None
-    assert not cache.has(key)
+    assert not cache.claim(key)
     num_bytes = cache.put(key, entry)
     again = LatentCache(tmp_path, vae_hash="vae").get(key)
     assert torch.equal(again.moments, entry.moments)
     assert (again.original_size, again.crop_top_left) == ((640, 480), (3, 5))
-    assert cache.has(key)
+    assert cache.claim(key)
     assert cache.path(key).parent.name == key[:2]
     assert abs(num_bytes - latent_entry_bytes((64, 32))) < 300
 

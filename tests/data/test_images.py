@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from src.data.images import load_image, parse_colour, prepare_variant, read_header
+from src.data.images import load_image, load_in_own_colours, parse_colour, prepare_variant, read_header
 from src.errors import UserError
-from tests.data.pictures import noise_image, orientation_exif, quarters, truncate
+from tests.data.pictures import display_p3, noise_image, orientation_exif, quarters, truncate
 
 TURNED = {1: (64, 32), 3: (64, 32), 6: (32, 64), 8: (32, 64)}
 # Corner that is red once the picture is upright, by EXIF orientation, as (x, y) shares.
@@ -89,6 +89,20 @@ def test_profiles_are_converted_to_srgb(tmp_path):
         assert close(load_image(tmp_path / name), (0.5, 0.5), (0, 0, 255), 25), name
         Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / name, icc_profile=profile, quality=95)
         assert close(load_image(tmp_path / name), (0.5, 0.5), (255, 0, 0)), name
+
+
+def test_crops_of_wide_colours_are_converted_after_they_are_resized(tmp_path):
+    # Colours of the middle of the gamut: at its edge what is clipped first makes a difference.
+    photo = noise_image(1, (96, 80)).point(lambda value: 96 + value // 4)
+    photo.save(tmp_path / "a.jpg", icc_profile=display_p3(), quality=95)
+    wide = load_in_own_colours(tmp_path / "a.jpg")
+    full = load_image(tmp_path / "a.jpg")
+    assert "icc_profile" in wide.info
+    assert "icc_profile" not in full.info
+    assert np.abs(np.asarray(wide).astype(int) - np.asarray(full)).max() > 3
+    settings = {"size": (24, 24), "crop": "center", "flip": True}
+    late, early = prepare_variant(wide, **settings).pixels, prepare_variant(full, **settings).pixels
+    assert np.abs(late.astype(int) - early).max() <= 2
 
 
 def test_a_broken_profile_is_named_and_left_out(tmp_path, caplog):

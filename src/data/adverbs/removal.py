@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -107,15 +108,21 @@ def _process(chunks: Sequence[Sequence[str]], *, num_processes: int) -> Iterator
         yield from map(_without_adverbs_in, chunks)
         return
     # Forked children would inherit the threads of torch and of loggers.
-    pool = ProcessPoolExecutor(
-        num_processes, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
-    )
+    pool = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
     try:
-        yield from pool.map(_without_adverbs_in, chunks)
+        with _signals_blocked():
+            results = pool.map(_without_adverbs_in, chunks)
+        yield from results
     finally:
         # After Ctrl-C the chunks that wait are dropped; those at work take less than a second.
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Children that start meanwhile never get the signals: a terminal and a scheduler send them to all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

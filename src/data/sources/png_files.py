@@ -88,8 +88,8 @@ def fetch_pngs(
         ) as bar,
         ThreadPoolExecutor(num_parallel) as pool,
     ):
-        waiting = {pool.submit(fetch, addresses[path], path): path for path in todo}
         try:
+            waiting = {pool.submit(fetch, addresses[path], path): path for path in todo}
             for done in as_completed(waiting):
                 if not done.result():
                     gone.add(waiting[done])
