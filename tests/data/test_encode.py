@@ -1,3 +1,5 @@
+import multiprocessing
+import time
 from dataclasses import fields
 from itertools import islice
 
@@ -288,3 +290,26 @@ def test_errors_in_workers_keep_to_one_line(make, photos):
         with pytest.raises(UserError, match=r"IMG_0003\.png cannot be read") as caught:
             next(batches)
         assert "\n" not in str(caught.value)
+
+
+def _fill(dataset: EncodedDataset) -> None:
+    dataset.fill()
+
+
+def test_two_jobs_fill_one_cache_and_one_is_killed(make, tmp_path):
+    context = multiprocessing.get_context("fork")
+    first, second = (context.Process(target=_fill, args=(make(),)) for _ in range(2))
+    first.start()
+    second.start()
+    deadline = time.monotonic() + 20
+    while len(list(tmp_path.rglob("*.safetensors"))) < 8 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    first.kill()
+    first.join()
+    second.join()
+    assert second.exitcode == 0
+    dataset = make()
+    assert dataset.num_missing() == (0, 0)
+    draws = draws_of(dataset)
+    fresh = make(cached=False)
+    assert_equal(dataset.batch(draws, [1.0] * len(draws)), fresh.batch(draws, [1.0] * len(draws)))

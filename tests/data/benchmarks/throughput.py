@@ -1,10 +1,11 @@
 """Images prepared a second: python -m tests.data.benchmarks.throughput [--write] [--rounds N].
 
-Makes 12-megapixel files: a photo of the demo set, enlarged to 4032x3024, with the noise of a sensor; as HEIC and JPEG
-with a phone's colour profile (Display P3), and HEIC, JPEG and PNG without. It times, in turns and on one core, what
-Darkroom does with a file (`load_in_own_colours`, `prepare_variant` to 512 pixels) and what Pillow or pillow-heif alone does
-(decode, crop and resize with Lanczos, no colours converted); then Darkroom with a process on each
-core. `--write` puts the table into docs/data.md.
+Makes 12-megapixel files: a photo of the demo set, enlarged to 4032x3024, with the noise of a sensor; as HEIC and
+JPEG with a phone's colour profile (Display P3), and HEIC, JPEG and PNG without. It times, in turns and on one core,
+what Darkroom does with a file (`load_in_own_colours`, `prepare_variant` to 512 pixels) and what Pillow or
+pillow-heif alone does (decode, crop and resize with Lanczos, no colours converted); then Darkroom with a process on
+each core at once. Times are of the processes and not of the clock, so that other work on the machine counts little.
+`--write` puts the table into docs/data.md.
 """
 
 import argparse
@@ -73,21 +74,23 @@ def _seconds(work: Callable[[Path], None], path: Path) -> float:
     return time.process_time() - start
 
 
-def _prepare_often(path: Path, number: int) -> None:
-    for _ in range(number):
-        ours(path)
+def _prepare_often(path: Path, number: int, seconds: "multiprocessing.SimpleQueue[float]") -> None:
+    ours(path)
+    seconds.put(sum(_seconds(ours, path) for _ in range(number)))
 
 
-def on_all_cores(path: Path, *, number: int, num_processes: int) -> float:
-    """Images a second of the clock with so many processes at once."""
+def at_once(path: Path, *, number: int, num_processes: int) -> float:
+    """Images a second that so many processes prepare together, each by its own core's time."""
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_prepare_often, args=(path, number)) for _ in range(num_processes)]
-    start = time.perf_counter()
+    seconds: multiprocessing.SimpleQueue[float] = context.SimpleQueue()
+    workers = [
+        context.Process(target=_prepare_often, args=(path, number, seconds)) for _ in range(num_processes)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return num_processes * number / (time.perf_counter() - start)
+    return sum(number / seconds.get() for _ in workers)
 
 
 def measure(rounds: int) -> list[tuple[str, ...]]:
@@ -101,8 +104,8 @@ def measure(rounds: int) -> list[tuple[str, ...]]:
             mine, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
             ratio = statistics.median(theirs / mine for mine, theirs in pairs)
             number = max(3, rounds // 2)
-            single = on_all_cores(path, number=number, num_processes=1)
-            several = on_all_cores(path, number=number, num_processes=num_cores)
+            single = at_once(path, number=number, num_processes=1)
+            several = at_once(path, number=number, num_processes=num_cores)
             figures = (f"{1 / mine:.2f}", f"{1 / theirs:.2f}", f"{ratio:.2f}", f"{several / single:.2f}")
             rows.append((kind, f"{path.stat().st_size / 1e6:.1f} MB", *figures))
             print(*rows[-1], sep=" | ", flush=True)
