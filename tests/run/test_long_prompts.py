@@ -85,7 +85,7 @@ def test_cached_embeddings_are_those_of_the_loop_and_have_names_of_their_own(pho
         config, data, model = prepared(photos, pocket, *overrides)
         sides = {
             live: encoded_dataset(
-                data.result.records, config=config, data=data, size=(64, 64), model=model, train=True,
+                data.result.records, config=config, data=data, model=model, train=True,
                 live_text=live,
             )
             for live in (True, False)
@@ -104,7 +104,7 @@ def test_a_samples_loss_does_not_depend_on_its_neighbours(photos, pocket):
     """A short caption beside a long one is conditioned as beside short ones."""
     config, data, model = prepared(photos, pocket, "model.long_prompts=true")
     dataset = encoded_dataset(
-        data.result.records, config=config, data=data, size=(64, 64), model=model, train=False, live_text=True
+        data.result.records, config=config, data=data, model=model, train=False, live_text=True
     )
     objective = Objective(
         prediction_type=model.prediction_type,
