@@ -121,7 +121,7 @@ def test_the_colour_is_seen(thing) -> None:
     assert reddish("red") > reddish("blue") + 4
 
 
-def test_captions_of_views_and_light_hold_for_the_pixels() -> None:
+def test_captions_of_views_and_places_hold_for_the_pixels() -> None:
     """On average over scenes, since objects differ: where the object is, how large, and how bright the picture."""
     middle, area, brightness = defaultdict(list), defaultdict(list), defaultdict(list)
     for scene in (sample_scene(4, index) for index in range(160)):
@@ -130,7 +130,6 @@ def test_captions_of_views_and_light_hold_for_the_pixels() -> None:
         made = photographed(scene, size=32)
         middle[scene.view.phrase].append(np.nonzero(made.subject)[1].mean() / 32)
         area[scene.view.phrase].append(made.subject.mean())
-        brightness[scene.mood.phrase].append(made.pixels.mean())
         brightness[scene.place.name].append(made.pixels.mean())
         for name, found in (("left", scene.view.side < 0), ("right", scene.view.side > 0)):
             assert (f"on the {name}" in scene.caption) <= found
