@@ -82,6 +82,7 @@ class DatasetConfig:
     split_seed: int = 0
     validation_fraction: float = 0.2
     near_duplicates: str = "auto"
+    on_problem: str = "refuse"
     crop: str = "center"
     flip: bool = False
     num_variants: int = 1
@@ -100,6 +101,7 @@ class DatasetConfig:
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
         require_colour("dataset.background", self.background)
         require_choice("dataset.near_duplicates", self.near_duplicates, ("auto", "always", "never"))
+        require_choice("dataset.on_problem", self.on_problem, ("refuse", "skip"))
         require_choice("dataset.crop", self.crop, ("center", "random"))
         require_at_least("dataset.num_variants", self.num_variants, 1)
         if self.num_variants > 1 and self.crop == "center" and not self.flip:

@@ -19,18 +19,17 @@ from src.logs import run_log
 from src.models.adapters import TrainableGroup, load_trainable_state
 from src.models.base import DiffusionModel
 from src.models.export import save_adapter
-from src.run.build_data import describe, ensure_files, prepare_data
+from src.run.build_data import describe, ensure_files, prepare_data, training_size
 from src.run.build_training import (
     build_callbacks,
     build_trainer,
     check_optimizer,
     encode_sides,
-    open_logger,
     prepare_model,
-    training_size,
     warn_of_long_captions,
 )
 from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
+from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
 from src.training.checkpoint import Checkpointer, load_checkpoint
 from src.training.resume import resolve as resolve_resume

@@ -102,7 +102,7 @@ def _add(group: dict[str, Path], file: Path, *, folder: Path, root: Path, proble
     name = file.relative_to(folder).as_posix()
     if not is_text(name):
         message = "the file's name is not UTF-8 or holds control characters. Rename it."
-        problems.append(Problem(file=ascii(name), message=message))
+        problems.append(Problem(file=ascii(name), message=message, is_skippable=True))
     elif file.is_symlink() and not _is_within(file, root):
         problems.append(_outside(name, file))
     elif file.is_file():
@@ -118,7 +118,7 @@ def _is_within(link: Path, root: Path) -> bool:
 
 def _outside(name: str, link: Path) -> Problem:
     message = f"is a link that leads outside the folder, to {str(link.readlink())!r}. Copy what it leads to."
-    return Problem(file=name, message=message)
+    return Problem(file=name, message=message, is_skippable=True)
 
 
 def list_images(folder: Path) -> dict[str, Path]:
