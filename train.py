@@ -19,7 +19,14 @@ def prepare(config: TrainConfig, job: Job) -> Outcome:
     return run_prepare(config, job)
 
 
+def inspect(config: TrainConfig, job: Job) -> Outcome:
+    """The command `inspect` (-cn inspect): what the data are and what is wrong with them."""
+    from src.run.inspect import run_inspect
+
+    return run_inspect(config, job)
+
+
 if __name__ == "__main__":
     # ClearML records a Hydra application only if it is imported before Hydra's main runs.
     bind_hydra()
-    main("train", {"train": train, "prepare": prepare})
+    main("train", {"train": train, "prepare": prepare, "inspect": inspect})

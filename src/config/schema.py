@@ -235,6 +235,16 @@ class PathsConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class InspectConfig:
+    """What `-cn inspect` shows."""
+
+    max_images: int = 480
+
+    def __post_init__(self) -> None:
+        require_at_least("inspect.max_images", self.max_images, 1)
+
+
+@dataclass(slots=True, kw_only=True)
 class RunConfig:
     """The run's own name."""
 
@@ -260,11 +270,12 @@ class TrainConfig:
     logger: dict[str, Any] = field(default_factory=dict)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    inspect: InspectConfig = field(default_factory=InspectConfig)
     run: RunConfig = field(default_factory=RunConfig)
     experiment: Any = None
 
     def __post_init__(self) -> None:
-        require_choice("command", self.command, ("train", "prepare"))
+        require_choice("command", self.command, ("train", "prepare", "inspect"))
         exports = self.dataset.export is not None or self.dataset.push_to_hub is not None
         if exports and self.command != "prepare":
             raise UserError("dataset.export and dataset.push_to_hub are for: sh train_run.sh -cn prepare")

@@ -101,14 +101,11 @@ def survey_dataset(
     """
     named = dict.fromkeys(image for problem in result.problems for image in problem.images)
     paths = list(dict.fromkeys([*(record.path for record in result.records), *named]))
-    wants_fingerprints = near_duplicates == "always" or (
-        near_duplicates == "auto" and is_decoded_in_full(len(paths))
-    )
     inspections = inspect_files(
         paths,
         memo_file=memo_file,
         decode=True if decode_all or near_duplicates == "always" else None,
-        with_fingerprints=wants_fingerprints,
+        with_fingerprints=finds_near_duplicates(near_duplicates, len(paths)),
     )
     name_of = {record.path: record.id for record in reversed(result.records)}
     problems = [
@@ -135,6 +132,11 @@ def survey_dataset(
             *near_duplicate_warnings(hashes, keys),
         ],
     )
+
+
+def finds_near_duplicates(near_duplicates: str, num_images: int) -> bool:
+    """Whether near duplicates are looked for in a set of this size; see `survey_dataset`."""
+    return near_duplicates == "always" or (near_duplicates == "auto" and is_decoded_in_full(num_images))
 
 
 def too_few(report: DatasetReport) -> str | None:
@@ -198,7 +200,7 @@ def token_warnings(records: list[Record], count_tokens: Callable[[str], int], ma
             continue
         num_tokens = count_tokens(record.caption)
         if num_tokens > max_tokens:
-            lost = _lost_text(record.caption, count_tokens, max_tokens)
+            lost = lost_text(record.caption, count_tokens, max_tokens)
             warnings.append(
                 f"{record.id}: the caption has {num_tokens} tokens, {max_tokens} fit. Not seen: {lost!r}."
             )
@@ -207,7 +209,7 @@ def token_warnings(records: list[Record], count_tokens: Callable[[str], int], ma
     return warnings[:MAX_LISTED] + more
 
 
-def _lost_text(caption: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
+def lost_text(caption: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
     """The words behind the longest beginning that fits, by bisection."""
     words = caption.split()
     low, high = 0, len(words)

@@ -13,7 +13,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel
 
 from src.errors import UserError
 from src.files import read_json
@@ -25,6 +25,7 @@ from src.models.quiet import quiet_libraries
 from src.models.safetensors_header import read_header
 from src.models.sd15 import StableDiffusion15Denoiser, StableDiffusion15Model
 from src.models.sdxl import StableDiffusionXLModel
+from src.models.tokens import load_tokenizer
 from src.models.weight_files import choose_in_folder, variants_to_try
 
 _ENCODERS: dict[Architecture, tuple[str, ...]] = {
@@ -95,8 +96,7 @@ def _load_folder(
         precision = torch.float32 if name == "vae" else dtype
         loaded[name], files[name] = _load_component(component, folder / name, variants, precision)
     tokenizers = [
-        _load_tokenizer(folder / name.replace("text_encoder", "tokenizer"))
-        for name in _ENCODERS[architecture]
+        load_tokenizer(folder / name.replace("text_encoder", "tokenizer")) for name in _ENCODERS[architecture]
     ]
     return {
         "unet": loaded["unet"],
@@ -140,12 +140,6 @@ def _load_component(
                 "its weights do not belong to its configuration. Copy or download it again."
             )
     return loaded, [*files, folder / "config.json"]
-
-
-def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    if not folder.is_dir():
-        raise UserError(f"The tokenizer folder {folder} is missing. Copy or download the model again.")
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _load_single_file(path: Path, architecture: Architecture, dtype: torch.dtype) -> dict[str, Any]:

@@ -159,8 +159,10 @@ def training_size(config: TrainConfig) -> tuple[int, int]:
 
 def known_training_size(config: TrainConfig) -> tuple[int, int] | None:
     """The same if it is known: a base model on the hub is not downloaded for its size alone."""
-    is_known = config.dataset.resolution is not None or Path(str(config.model.path)).exists()
-    return training_size(config) if is_known else None
+    if Path(str(config.model.path)).exists():
+        return training_size(config)
+    resolution = config.dataset.resolution
+    return None if resolution is None else parse_size("dataset.resolution", resolution)
 
 
 def _folder_key(dataset: DatasetConfig) -> str:

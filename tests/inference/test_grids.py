@@ -5,7 +5,8 @@ import json
 import pytest
 from PIL import Image, ImageFont
 
-from src.inference.grids import a1111_text, comparison_grid, read_params, save_png, wrap
+from src.drawing import wrap
+from src.inference.grids import a1111_text, comparison_grid, read_params, save_png
 
 PARAMS = {
     "prompt": "a dog, ≥ 2 legs",

@@ -1,0 +1,58 @@
+"""Text in pictures: lines that fit, in a font that has the letters."""
+
+from functools import cache
+from typing import Any
+
+from PIL import ImageFont
+
+_FONTS_OF_MANY_SCRIPTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
+# Pillow's own font has Latin letters and little else.
+_LATIN = 0x250
+
+
+def font_for(text: str, size: int) -> Any:
+    """A font of a size in pixels that has the letters of a text, if there is one."""
+    return _font(size, is_latin=all(ord(character) < _LATIN for character in text))
+
+
+def wrap(text: str, font: Any, width: int, *, max_lines: int) -> list[str]:
+    """Breaks a text into lines of at most `width` pixels, between words where that is possible.
+
+    What does not fit into `max_lines` is cut and ends in an ellipsis.
+    """
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            rest = word
+            while rest:
+                joined = f"{line} {rest}" if line else rest
+                if font.getlength(joined) <= width:
+                    line, rest = joined, ""
+                elif line:
+                    lines.append(line)
+                    line = ""
+                else:
+                    head = next(
+                        n for n in range(len(rest), 0, -1) if n == 1 or font.getlength(rest[:n]) <= width
+                    )
+                    lines.append(rest[:head])
+                    rest = rest[head:]
+        lines.append(line)
+    if len(lines) <= max_lines:
+        return lines
+    last = lines[max_lines - 1]
+    while last and font.getlength(last + "…") > width:
+        last = last[:-1]
+    return [*lines[: max_lines - 1], last + "…"]
+
+
+@cache
+def _font(size: int, *, is_latin: bool = True) -> Any:
+    """Pillow's own font, or for other scripts one of the system's; without any, boxes stand for letters."""
+    for name in () if is_latin else _FONTS_OF_MANY_SCRIPTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
