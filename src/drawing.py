@@ -1,18 +1,19 @@
 """Text in pictures: lines that fit, in a font that has the letters."""
 
+from bisect import bisect_right
 from functools import cache
 from typing import Any
 
 from PIL import ImageFont
 
 _FONTS_OF_MANY_SCRIPTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
-# Pillow's own font has Latin letters and little else.
-_LATIN = 0x250
+# Pillow's own font has the letters of ASCII, typographic quotes and the ellipsis; not even an accent.
+_OWN_SIGNS = frozenset("\u2018\u2019\u201c\u201d\u2026")
 
 
 def font_for(text: str, size: int) -> Any:
     """A font of a size in pixels that has the letters of a text, if there is one."""
-    return _font(size, is_latin=all(ord(character) < _LATIN for character in text))
+    return _font(size, is_own=all(letter.isascii() or letter in _OWN_SIGNS for letter in text))
 
 
 def wrap(text: str, font: Any, width: int, *, max_lines: int) -> list[str]:
@@ -33,9 +34,7 @@ def wrap(text: str, font: Any, width: int, *, max_lines: int) -> list[str]:
                     lines.append(line)
                     line = ""
                 else:
-                    head = next(
-                        n for n in range(len(rest), 0, -1) if n == 1 or font.getlength(rest[:n]) <= width
-                    )
+                    head = max(1, _num_fitting(rest, font, width))
                     lines.append(rest[:head])
                     rest = rest[head:]
         lines.append(line)
@@ -47,10 +46,15 @@ def wrap(text: str, font: Any, width: int, *, max_lines: int) -> list[str]:
     return [*lines[: max_lines - 1], last + "…"]
 
 
+def _num_fitting(text: str, font: Any, width: int) -> int:
+    """How many of a text's first letters fit, by bisection."""
+    return bisect_right(range(len(text) + 1), width, key=lambda number: font.getlength(text[:number])) - 1
+
+
 @cache
-def _font(size: int, *, is_latin: bool = True) -> Any:
-    """Pillow's own font, or for other scripts one of the system's; without any, boxes stand for letters."""
-    for name in () if is_latin else _FONTS_OF_MANY_SCRIPTS:
+def _font(size: int, *, is_own: bool) -> Any:
+    """Pillow's own font, or for other letters one of the system's; without any, boxes stand for them."""
+    for name in () if is_own else _FONTS_OF_MANY_SCRIPTS:
         try:
             return ImageFont.truetype(name, size)
         except OSError:

@@ -41,7 +41,7 @@ def run_inspect(config: TrainConfig, job: Job) -> Outcome:
         log.info("%s", prepare(data_manager(config.dataset, root=Path(config.paths.root_dir))))
         findings = find(config)
         for problem in findings.problems[:_MAX_LISTED]:
-            log.warning("%s", problem)
+            log.error("%s", problem)
         for warning in findings.warnings:
             log.warning("%s", warning)
         with open_logger(config, job) as logger:

@@ -28,12 +28,12 @@ class Bins:
     Attributes:
         counts: Of each bin.
         ticks: What stands under the axis: a label by its place, in bins from the left.
-        limit: Where a line is drawn, in bins from the left, and what it is called.
+        line: Where a line is drawn, in bins from the left, and what it is called.
     """
 
     counts: list[int]
     ticks: dict[float, str]
-    limit: tuple[float, str] | None = None
+    line: tuple[float, str] | None = None
 
 
 def draw_sizes(title: str, counts: Mapping[tuple[int, int], int]) -> Image.Image:
@@ -78,8 +78,8 @@ def draw_histogram(title: str, bins: Bins) -> Image.Image:
         x = left + place * step
         draw.line((x, bottom, x, bottom + 4 * SCALE), fill=RULE, width=SCALE)
         _write(draw, label, (x, bottom + 7 * SCALE), anchor="mt", colour=INK)
-    if bins.limit is not None:
-        place, label = bins.limit
+    if bins.line is not None:
+        place, label = bins.line
         x = left + place * step
         draw.line((x, _TOP - 4 * SCALE, x, bottom), fill=BAD, width=SCALE)
         anchor = "rs" if place > len(bins.counts) / 2 else "ls"
@@ -88,16 +88,20 @@ def draw_histogram(title: str, bins: Bins) -> Image.Image:
     return chart
 
 
-def number_bins(values: Sequence[int], *, limit: int | None = None, limit_name: str = "") -> Bins:
-    """Bins of one round width, from 0 or near the least value to the greatest.
+def number_bins(
+    values: Sequence[int], *, from_zero: bool = False, line: float | None = None, line_name: str = ""
+) -> Bins:
+    """Bins of one round width from the least value, or zero, to the greatest.
 
     Args:
         values: At least one.
-        limit: A value to draw a line behind; it is on the axis in any case.
-        limit_name: What it is called.
+        from_zero: Whether the axis begins at zero.
+        line: Where a line is drawn; the axis reaches up to it in any case.
+        line_name: What it is called.
     """
     assert values, "a histogram of nothing"
-    lowest, highest = min(values), max([*values, limit or 0])
+    others = [] if line is None else [int(line)]
+    lowest, highest = 0 if from_zero else min([*values, *others]), max([*values, *others])
     width = _round_width((highest - lowest + 1) / _MAX_BINS)
     first = lowest // width
     counts = [0] * (highest // width - first + 1)
@@ -105,8 +109,8 @@ def number_bins(values: Sequence[int], *, limit: int | None = None, limit_name: 
         counts[value // width - first] += 1
     every = math.ceil(len(counts) / 8)
     ticks = {float(index): str((first + index) * width) for index in range(0, len(counts) + 1, every)}
-    line = None if limit is None else ((limit + 1) / width - first, limit_name)
-    return Bins(counts=counts, ticks=ticks, limit=line)
+    place = None if line is None else (line / width - first, line_name)
+    return Bins(counts=counts, ticks=ticks, line=place)
 
 
 def ratio_bins(sizes: Mapping[tuple[int, int], int]) -> Bins:

@@ -122,7 +122,7 @@ def _draw_cell(
     colour = BAD if image.problems else SIDE_COLOURS.get(image.side or "", EMPTY)
     bottom = draw_picture(page, picture, at=at, box=_THUMBNAIL, mark=colour, is_bad=bool(image.problems))
     top = bottom + _PADDING
-    name = shorten(image.name, 30)
+    name = shorten(image.name, width, _NAME)
     top = draw_lines(draw, name, at=(left, top), width=width, size=_NAME, colour=INK, max_lines=1)
     meta, is_long = _meta(image, tokens)
     meta_colour = BAD if is_long else SOFT

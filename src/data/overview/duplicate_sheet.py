@@ -74,6 +74,6 @@ def _draw_image(
     mark = SIDE_COLOURS.get(image.side or "", EMPTY)
     bottom = draw_picture(sheet, picture, at=at, box=_THUMBNAIL, mark=mark)
     size = "" if image.size is None else f"{image.size[0]} x {image.size[1]}"
-    text = shorten(image.name, 22)
+    text = shorten(image.name, width, 13)
     top = draw_lines(draw, text, at=(left, bottom + 5), width=width, size=13, colour=INK, max_lines=1)
     draw_lines(draw, size, at=(left, top), width=width, size=12, colour=SOFT, max_lines=1)

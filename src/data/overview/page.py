@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from html import escape
 
 from src.data.overview.duplicate_sheet import MAX_GROUPS
-from src.data.overview.findings import HELD_OUT, LEFT_OUT, TRAIN, CaptionTokens, Findings
+from src.data.overview.findings import HELD_OUT, LEFT_OUT, TRAIN, CaptionTokens, Findings, ImageFinding
 from src.data.records import Problem
 
 # A page of ten thousand lines is read by nobody; inspect.json has all.
 MAX_LINES = 500
+_MAX_TEXT = 600
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -24,11 +25,13 @@ dl { display: flex; flex-wrap: wrap; gap: 12px 34px; margin: 18px 0; } dl div { 
 dt { color: #6b6b70; font-size: 13px; } dd { margin: 0; font-size: 22px; }
 ul { padding-left: 22px; margin: 8px 0; } li { margin: 4px 0; overflow-wrap: anywhere; }
 .must { color: #fff; background: #c2301c; border-radius: 3px; padding: 1px 6px; font-size: 12px; }
-table { border-collapse: collapse; } td, th { text-align: left; vertical-align: top; padding: 4px 18px 4px 0;
-  border-bottom: 1px solid #dcdce0; overflow-wrap: anywhere; } th { color: #6b6b70; font-weight: normal; }
-td.number, th.number { text-align: right; }
+table { border-collapse: collapse; margin: 8px 0; } th { color: #6b6b70; font-weight: normal; }
+td, th { text-align: left; vertical-align: top; padding: 4px 18px 4px 0; border-bottom: 1px solid #dcdce0; }
+td:first-child { min-width: 150px; max-width: 330px; } td:last-child { overflow-wrap: anywhere; }
+td.number, th.number { text-align: right; white-space: nowrap; } summary { cursor: pointer; }
 img { max-width: 100%; height: auto; } .sheet { border: 1px solid #dcdce0; margin: 12px 0; display: block; }
-.charts { display: flex; flex-wrap: wrap; gap: 8px 20px; } .charts img { width: 560px; }
+.charts { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 8px 20px; }
+.charts img { width: 560px; }
 """
 
 
@@ -129,7 +132,24 @@ def _sheets(findings: Findings, pictures: Pictures) -> list[str]:
             "others. <code>inspect.max_images</code> sets how many.</p>"
         )
     lines += [_picture(name, f"Contact sheet, page {n}") for n, name in enumerate(pictures.sheets, start=1)]
-    return _section("Contact sheet", lines)
+    return _section("Contact sheet", [*lines, *_as_text(findings.images)])
+
+
+def _as_text(images: Sequence[ImageFinding]) -> list[str]:
+    """The captions again: to search and copy, and for letters that no font of the pictures has."""
+    rows = [
+        f"<tr><td><code>{escape(image.name)}</code></td><td>{image.side or ''}</td>"
+        f"<td>{'<br>'.join(escape(_cut(caption)) for caption in image.captions)}</td></tr>"
+        for image in images[:MAX_LINES]
+    ]
+    return [
+        "<details><summary>Captions as text</summary>",
+        "<table><tr><th>image</th><th>side</th><th>caption</th></tr>",
+        *rows,
+        "</table>",
+        *_more(len(images) - len(rows)),
+        "</details>",
+    ]
 
 
 def _duplicates(findings: Findings, pictures: Pictures) -> list[str]:
@@ -163,10 +183,9 @@ def _captions(tokens: CaptionTokens | None, chart: str | None) -> list[str]:
         return [*lines, f"<p>All captions fit into {tokens.limit} tokens.</p>"]
     rows = [
         f'<tr><td><code>{escape(lost.name)}</code></td><td class="number">{lost.num_tokens}</td>'
-        f"<td>{escape(lost.text)}</td></tr>"
+        f"<td>{escape(_cut(lost.text))}</td></tr>"
         for lost in tokens.lost[:MAX_LINES]
     ]
-    more = len(tokens.lost) - len(rows)
     return [
         *lines,
         f"<p>{len(tokens.lost):,} of {len(tokens.counts):,} captions have more than {tokens.limit} tokens, "
@@ -174,8 +193,12 @@ def _captions(tokens: CaptionTokens | None, chart: str | None) -> list[str]:
         '<table><tr><th>image</th><th class="number">tokens</th><th>not seen</th></tr>',
         *rows,
         "</table>",
-        *([f"<p>{more:,} more in <code>inspect.json</code>.</p>"] if more > 0 else []),
+        *_more(len(tokens.lost) - len(rows)),
     ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} … ({len(text):,} letters)"
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:
@@ -183,9 +206,11 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def _listed(lines: Sequence[str], total: int) -> list[str]:
-    more = total - len(lines)
-    rest = [f"<p>{more:,} more in <code>inspect.json</code>.</p>"] if more > 0 else []
-    return ["<ul>", *(f"<li>{line}</li>" for line in lines), "</ul>", *rest]
+    return ["<ul>", *(f"<li>{line}</li>" for line in lines), "</ul>", *_more(total - len(lines))]
+
+
+def _more(number: int) -> list[str]:
+    return [f"<p>{number:,} more in <code>inspect.json</code>.</p>"] if number > 0 else []
 
 
 def _charts(names: Iterable[str]) -> list[str]:
@@ -193,4 +218,5 @@ def _charts(names: Iterable[str]) -> list[str]:
 
 
 def _picture(name: str, description: str) -> str:
-    return f'<img class="sheet" src="{escape(name)}" alt="{escape(description)}">'
+    address = escape(name)
+    return f'<a href="{address}"><img class="sheet" src="{address}" alt="{escape(description)}"></a>'

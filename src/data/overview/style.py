@@ -100,9 +100,15 @@ def draw_picture(
     return bottom + 1
 
 
-def shorten(name: str, most: int) -> str:
-    """A path whose end, the file's own name, is kept."""
-    return name if len(name) <= most else "…" + name[-(most - 1) :]
+def shorten(name: str, width: int, size: int) -> str:
+    """A path that fits into so many pixels; its end, the file's own name, is kept."""
+    font = font_for(name, size)
+    if font.getlength(name) <= width:
+        return name
+    kept = name[-width:]  # no letter is narrower than a pixel
+    while kept and font.getlength("…" + kept) > width:
+        kept = kept[1:]
+    return "…" + kept
 
 
 def line_height(size: int) -> int:

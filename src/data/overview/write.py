@@ -1,5 +1,6 @@
 """Writes what was found: inspect.html, inspect.json and, in a folder beside them, the pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 from PIL import Image
 
 from src.data.images import Colour
-from src.data.overview.charts import draw_histogram, draw_sizes, number_bins, ratio_bins
+from src.data.overview.charts import Bins, draw_histogram, draw_sizes, number_bins, ratio_bins
 from src.data.overview.contact_sheet import choose_shown, draw_pages
 from src.data.overview.duplicate_sheet import draw_duplicates
-from src.data.overview.findings import Findings, ImageFinding, size_counts
+from src.data.overview.findings import CaptionTokens, Findings, ImageFinding, Size, size_counts
 from src.data.overview.page import Pictures, render_page
 from src.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 
 PAGE, SUMMARY, PICTURES = "inspect.html", "inspect.json", "inspect"
+# One endless caption must not press all others into one column.
+_MOST_LIMITS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +60,7 @@ def write_overview(findings: Findings, folder: Path, *, max_images: int, backgro
     sizes = [_save(chart, place / f"{name}.png") for name, chart in _size_charts(findings).items()]
     tokens = None
     if findings.tokens is not None and findings.tokens.counts:
-        limit = findings.tokens.limit
-        bins = number_bins(findings.tokens.counts, limit=limit, limit_name=f"limit {limit}")
-        tokens = _save(draw_histogram("Tokens a caption", bins), place / "tokens.png")
+        tokens = _save(_token_chart(findings.tokens), place / "tokens.png")
     pictures = Pictures(
         sheets=[_address(path) for path in sheets],
         num_shown=len(shown),
@@ -128,11 +129,29 @@ def _size_charts(findings: Findings) -> dict[str, Image.Image]:
     charts = {
         "sizes": draw_sizes("Sizes in pixels", counts),
         "shapes": draw_histogram("Shapes, width : height", ratio_bins(counts)),
-        "shorter_sides": draw_histogram("Shorter side in pixels", number_bins(sides)),
+        "shorter_sides": draw_histogram("Shorter side in pixels", _side_bins(sides, findings.training_size)),
     }
     if findings.buckets:
         charts["buckets"] = draw_sizes("Buckets: sizes that are trained at", findings.buckets)
     return charts
+
+
+def _side_bins(sides: Sequence[int], training_size: Size | None) -> Bins:
+    if training_size is None:
+        return number_bins(sides)
+    least = min(training_size)
+    return number_bins(sides, line=least, line_name=f"trained at {least}")
+
+
+def _token_chart(tokens: CaptionTokens) -> Image.Image:
+    most = _MOST_LIMITS * tokens.limit
+    title = "Tokens a caption"
+    if max(tokens.counts) > most:
+        title += f" (those of more than {most} in the last column)"
+    counts = [min(number, most) for number in tokens.counts]
+    # The line is drawn behind the last number that fits.
+    bins = number_bins(counts, from_zero=True, line=tokens.limit + 1, line_name=f"limit {tokens.limit}")
+    return draw_histogram(title, bins)
 
 
 def _save(image: Image.Image, path: Path) -> Path:
