@@ -164,3 +164,15 @@ def test_what_cannot_be_skipped(place: Place) -> None:
     done = place.run("train", "dataset.on_problem=skip")
     assert_refused(done, "1 problem", "skip cannot leave out", "captions.txt:1", "UTF-8", num_lines=2)
     assert place.files() == {}
+
+
+def test_inspecting_lists_problems_and_refuses_nothing(place: Place) -> None:
+    _several(place.photos)
+    done = place.run("train", "-cn", "inspect")
+    assert done.code == 1
+    assert done.err == ""
+    for part in ("captions.txt:2", "captions.txt:7", "IMG_0003.png: cannot be read as an image"):
+        assert f"error: {part}" in done.out
+    assert done.out.splitlines()[-1] == "Problems: 3"
+    assert (place.out / "inspect" / "mine" / "inspect.html").is_file()
+    assert not (place.folder / "data" / "splits").exists()
