@@ -109,7 +109,7 @@ def _inspect(path: Path, *, decode: bool, with_fingerprint: bool) -> Inspection:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             # Reading a pipe or a device may never end.
-            return Inspection(sha256="", problem="is no file but something like a pipe. Remove it.")
+            return Inspection(sha256="", problem="is no file (a pipe, device or folder). Remove it.")
         if status.st_size == 0:
             return Inspection(sha256="", problem="is empty. Replace or remove it.")
         sha256 = sha256_file(path)

@@ -107,10 +107,36 @@ def test_what_may_speak_of_any_image_is_refused(tmp_path, file, data):
     assert all(file in problem for problem in caught.value.problems)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_cannot_be_listed_is_refused(tmp_path):
-    photo_folder(tmp_path, 3)
-    (tmp_path / "sub").mkdir(mode=0)
+@pytest.mark.parametrize("name", ["captions.txt", "metadata.jsonl", "IMG_0000.txt", "folder"])
+def test_links_to_more_than_an_image_are_refused(tmp_path, name):
+    """Without the captions behind the link every photo would get the default one."""
+    outside = photo_folder(tmp_path / "outside", 1)
+    photo_folder(tmp_path / "set", 4, captions=False)
+    (tmp_path / "set" / name).symlink_to(outside / "captions.txt" if "." in name else outside)
+    with pytest.raises(DatasetProblems, match=f"skip cannot leave out.*\n.*{name}: is a link"):
+        subject(tmp_path / "set")
+
+
+def test_a_link_to_one_image_is_left_out(tmp_path):
+    outside = photo_folder(tmp_path / "outside", 1)
+    photo_folder(tmp_path / "set", 4, captions=False)
+    (tmp_path / "set" / "link.png").symlink_to(outside / "IMG_0000.png")
+    report = subject(tmp_path / "set")
+    assert len(report.records) == 4
+    assert [problem.file for problem in report.problems] == ["link.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    photo_folder(tmp_path, 3, captions=False)
+    (tmp_path / "sub").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DatasetProblems, match="sub: cannot be listed"):
         subject(tmp_path)
 
@@ -231,9 +257,11 @@ def test_skipping_does_not_look_for_other_near_duplicates(tmp_path, monkeypatch)
     assert len(set(subject(tmp_path, near_duplicates="always").group_keys.values())) == 3
 
 
-def test_a_pipe_is_not_read(tmp_path):
+def test_pipes_and_devices_are_not_read(tmp_path):
     """COCO's reader takes names from a listing; reading a pipe would never end."""
     os.mkfifo(tmp_path / "a.jpg")
-    seen = inspect_files([tmp_path / "a.jpg"])[tmp_path / "a.jpg"]
-    assert seen.problem is not None
-    assert "pipe" in seen.problem
+    (tmp_path / "b.jpg").symlink_to("/dev/zero")
+    (tmp_path / "c.jpg").mkdir()
+    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg")]
+    seen = inspect_files(paths)
+    assert all("is no file" in (seen[path].problem or "") for path in paths)
