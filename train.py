@@ -26,7 +26,14 @@ def caption(config: TrainConfig, job: Job) -> Outcome:
     return run_caption(config, job)
 
 
+def inspect(config: TrainConfig, job: Job) -> Outcome:
+    """The command `inspect` (-cn inspect): what the data are and what is wrong with them."""
+    from src.run.inspect import run_inspect
+
+    return run_inspect(config, job)
+
+
 if __name__ == "__main__":
     # ClearML records a Hydra application only if it is imported before Hydra's main runs.
     bind_hydra()
-    main("train", {"train": train, "prepare": prepare, "caption": caption})
+    main("train", {"train": train, "prepare": prepare, "caption": caption, "inspect": inspect})

@@ -255,13 +255,18 @@ def _no_trace_of_a_refusal(run_dir: Path) -> Iterator[None]:
 def _check_first(root: Root, overrides: Sequence[str], *, will_run: bool) -> None:
     """Composes once before Hydra does, so that a refused configuration leaves no output folder behind."""
     config = compose_root(root, overrides)
-    check_config(config, import_external=will_run)
+    check_config(config, import_external=will_run and _needs_external(config))
     name = OmegaConf.to_container(config.run, resolve=False)["name"]  # type: ignore[index,call-overload]
     if will_run and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "${now:" in str(name):
         raise UserError(
             "Several processes (WORLD_SIZE) read the clock at different moments and would name the run "
             "differently. Give it a name: run.name=my_run."
         )
+
+
+def _needs_external(config: DictConfig) -> bool:
+    # To look at data takes no optimiser, and importing torch for one would take longer.
+    return OmegaConf.select(config, "command") != "inspect"
 
 
 class _Runner:
@@ -295,7 +300,7 @@ class _Runner:
     def _run(
         self, config: DictConfig, run_dir: Path, overrides: Sequence[str], *, name: str, in_sweep: bool
     ) -> Outcome:
-        checked = check_config(config)
+        checked = check_config(config, import_external=_needs_external(config))
         job = Job(run_dir=run_dir, name=name, resolved=plain(config), overrides=overrides, in_sweep=in_sweep)
         return self._command(checked)(checked, job)
 

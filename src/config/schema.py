@@ -130,6 +130,7 @@ class DatasetConfig:
     split_seed: int = 0
     validation_fraction: float = 0.2
     near_duplicates: str = "auto"
+    on_problem: str = "refuse"
     crop: str = "center"
     flip: bool = False
     num_variants: int = 1
@@ -150,6 +151,7 @@ class DatasetConfig:
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
         require_colour("dataset.background", self.background)
         require_choice("dataset.near_duplicates", self.near_duplicates, ("auto", "always", "never"))
+        require_choice("dataset.on_problem", self.on_problem, ("refuse", "skip"))
         require_choice("dataset.crop", self.crop, ("center", "random"))
         require_choice("dataset.cache_precision", self.cache_precision, CACHE_PRECISIONS)
         require_at_least("dataset.num_variants", self.num_variants, 1)
@@ -295,6 +297,16 @@ class PathsConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class InspectConfig:
+    """What `-cn inspect` shows."""
+
+    max_images: int = 480
+
+    def __post_init__(self) -> None:
+        require_at_least("inspect.max_images", self.max_images, 1)
+
+
+@dataclass(slots=True, kw_only=True)
 class RunConfig:
     """The run's own name."""
 
@@ -321,11 +333,12 @@ class TrainConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     captioner: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)
+    inspect: InspectConfig = field(default_factory=InspectConfig)
     run: RunConfig = field(default_factory=RunConfig)
     experiment: Any = None
 
     def __post_init__(self) -> None:
-        require_choice("command", self.command, ("train", "prepare", "caption"))
+        require_choice("command", self.command, ("train", "prepare", "caption", "inspect"))
         if (self.captioner is not None) != (self.command == "caption"):
             raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
         exports = self.dataset.export is not None or self.dataset.push_to_hub is not None

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 from src.errors import UserError
 
 Size = tuple[int, int]
+Key = TypeVar("Key")
 
 _LARGEST_STEP = 64
 _SMALLEST_STEP = 8
@@ -127,15 +129,15 @@ def crop_share(size: Size, bucket: Size) -> float:
     return (max(ratios) - min(ratios)) / max(ratios)
 
 
-def assign_buckets(sizes: Mapping[str, Size], rules: BucketRules) -> tuple[dict[str, Size], dict[str, str]]:
+def assign_buckets(sizes: Mapping[Key, Size], rules: BucketRules) -> tuple[dict[Key, Size], dict[Key, str]]:
     """The bucket of each image, and what is wrong with those that have none.
 
     Args:
-        sizes: Upright (width, height) by record id.
+        sizes: Upright (width, height) of each image, by whatever it is known by.
         rules: What a bucket must be like.
 
     Returns:
-        Buckets by record id, and problems by record id; each id is in one of the two.
+        Buckets and problems by the same; each image is in one of the two.
     """
     found = {size: bucket_of(size, rules) for size in set(sizes.values())}
     wrong = {size: _problem(size, rules) for size, bucket in found.items() if bucket is None}

@@ -2,17 +2,21 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from src.data.images import load_image, read_header
 from src.data.near_duplicates import FINGERPRINT_VERSION, fingerprint
 from src.errors import UserError
 from src.files import sha256_file, write_json_atomic
 
-# Sets up to this size are decoded in full before training; larger ones while they are encoded.
+# Sets up to this size are decoded in full before training; larger ones while they are encoded, or where what
+# is damaged is to be left out.
 FULL_DECODE_LIMIT = 2000
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 _TAIL = 1 << 16
@@ -59,7 +63,7 @@ def inspect_files(
         with_fingerprints: Whether to take the fingerprints of the files that are decoded.
     """
     unique = list(dict.fromkeys(paths))
-    decode = len(unique) <= FULL_DECODE_LIMIT if decode is None else decode
+    decode = is_decoded_in_full(len(unique)) if decode is None else decode
     memo = _read_memo(memo_file)
     found: dict[Path, Inspection] = {}
     stamps = {path: _stamp(path) for path in unique}
@@ -74,7 +78,10 @@ def inspect_files(
 
     pool = ThreadPoolExecutor(_NUM_THREADS)
     try:
-        found.update(zip(missing, pool.map(look, missing), strict=True))
+        looks = pool.map(look, missing)
+        # Minutes for a large set; a small one is done before the bar would show.
+        bar = tqdm(looks, "Looking at", len(missing), unit="image", delay=3, leave=False, disable=None)
+        found.update(zip(missing, bar, strict=True))
     finally:
         # After Ctrl-C the files that wait are dropped.
         pool.shutdown(cancel_futures=True)
@@ -82,6 +89,11 @@ def inspect_files(
         sound = {path: seen for path, seen in found.items() if seen.problem is None}
         _write_memo(memo_file, {f"{path}|{stamps[path]}": seen for path, seen in sound.items()})
     return {path: found[path] for path in unique}
+
+
+def is_decoded_in_full(num_files: int) -> bool:
+    """Whether so many files are decoded in full where nothing else is asked for."""
+    return num_files <= FULL_DECODE_LIMIT
 
 
 def _suffices(known: Inspection, *, decode: bool, with_fingerprints: bool) -> bool:
@@ -98,7 +110,11 @@ def _stamp(path: Path) -> str:
 
 def _inspect(path: Path, *, decode: bool, with_fingerprint: bool) -> Inspection:
     try:
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # Reading a pipe or a device may never end.
+            return Inspection(sha256="", problem="is no file (a pipe, device or folder). Remove it.")
+        if status.st_size == 0:
             return Inspection(sha256="", problem="is empty. Replace or remove it.")
         sha256 = sha256_file(path)
     except OSError as error:

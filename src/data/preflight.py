@@ -4,35 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.data.buckets import BucketRules, Size, assign_buckets
-from src.data.inspection import Inspection, inspect_files
-from src.data.near_duplicates import group_near_duplicates, groups_of
-from src.data.records import ReadResult, Record, few
+from src.data.inspection import Inspection, inspect_files, is_decoded_in_full
+from src.data.near_duplicates import group_near_duplicates
+from src.data.preflight_warnings import image_warnings, near_duplicate_warnings
+from src.data.records import Problem, ReadResult, Record
 from src.errors import DatasetProblems
-
-# Warnings of one kind that are listed; problems always are, all of them.
-_MAX_LISTED = 10
-_FORMATS_OF_SUFFIX = {
-    ".jpg": ("JPEG", "MPO"),
-    ".jpeg": ("JPEG", "MPO"),
-    ".png": ("PNG",),
-    ".webp": ("WEBP",),
-    ".tif": ("TIFF",),
-    ".tiff": ("TIFF",),
-    ".heic": ("HEIF",),
-    ".heif": ("HEIF", "AVIF"),
-    ".hif": ("HEIF",),
-    ".avif": ("AVIF",),
-    ".gif": ("GIF",),
-    ".bmp": ("BMP",),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetReport:
-    """What the preflight saw of a sound dataset.
+    """What was seen of a dataset. All but the problems speaks of the records that nothing is wrong with.
 
     Attributes:
-        num_records: Examples.
+        problems: What must be mended, or what was left out.
+        records: The sound examples.
+        num_records: Their number.
         num_images: Different contents among their files.
         hashes: SHA-256 of each record's file, by record id.
         sizes: Upright (width, height) of each record's image, by record id.
@@ -43,6 +29,8 @@ class DatasetReport:
         warnings: What a user should know and may leave as it is.
     """
 
+    problems: list[Problem]
+    records: list[Record]
     num_records: int
     num_images: int
     hashes: dict[str, str]
@@ -61,8 +49,9 @@ def check_dataset(
     needs_split: bool = True,
     memo_file: Path | None = None,
     near_duplicates: str = "auto",
+    on_problem: str = "refuse",
 ) -> DatasetReport:
-    """Inspects every image and caption.
+    """Looks at every image and caption, and refuses or leaves out what cannot be trained on.
 
     Args:
         result: What the reader found; its problems are listed with those found here.
@@ -71,129 +60,174 @@ def check_dataset(
         name: What to call the dataset in messages.
         needs_split: Whether there must be enough images for training and validation.
         memo_file: See `inspect_files`.
-        near_duplicates: Whether near duplicates are looked for: "always", "never", or "auto", in sets that
-            are decoded in full in any case (see `inspect_files`).
+        near_duplicates: See `survey_dataset`.
+        on_problem: "refuse", or "skip" to leave out the images that problems speak of. Whatever the number of
+            images, all are decoded then: damage is found here and not on the way.
 
     Raises:
         DatasetProblems: with all that must be mended.
     """
-    problems = [str(problem) for problem in result.problems]
-    inspections = inspect_files(
-        (record.path for record in result.records),
+    is_skipping = on_problem == "skip"
+    report = survey_dataset(
+        result,
+        resolution=resolution,
+        bucket_rules=bucket_rules,
         memo_file=memo_file,
-        decode=True if near_duplicates == "always" else None,
-        with_fingerprints=near_duplicates != "never",
+        near_duplicates=near_duplicates,
+        decode_all=is_skipping,
     )
-    seen = {record.id: inspections[record.path] for record in result.records}
-    by_path: dict[Path, str] = {}
-    for record in result.records:
-        by_path.setdefault(record.path, record.id)
-    problems += [
-        f"{id}: {inspections[path].problem}" for path, id in by_path.items() if inspections[path].problem
-    ]
-    problems += _record_problems(result.records)
-    sizes = {id: (saw.width, saw.height) for id, saw in seen.items() if saw.problem is None}
-    training_sizes = {} if resolution is None else dict.fromkeys(sizes, resolution)
-    if bucket_rules is not None:
-        training_sizes, without_bucket = assign_buckets(sizes, bucket_rules)
-        problems += [f"{id}: {problem}" for id, problem in without_bucket.items()]
-    hashes = {id: inspection.sha256 for id, inspection in seen.items() if inspection.problem is None}
-    keys = group_near_duplicates({seen[id].sha256: seen[id].fingerprint for id in hashes})
-    group_keys = {id: keys[content] for id, content in hashes.items()}
-    if needs_split and not problems and len(set(group_keys.values())) < 2:
-        problems.append(
-            _too_few(num_images=len(set(hashes.values())), num_groups=len(set(group_keys.values())))
-        )
+    refused = [problem for problem in report.problems if not (is_skipping and problem.is_skippable)]
+    problems = [str(problem) for problem in refused]
+    if not problems and (shortage := too_few(report) if needs_split else _none_left(report)):
+        problems = [shortage]
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise DatasetProblems(f"{count} in the {name}. Mend them and start again:", problems)
-    warnings = [
-        *result.warnings,
-        *_image_warnings(result.records, seen, training_sizes),
-        *_near_duplicate_warnings(hashes, keys),
+        raise DatasetProblems(
+            _heading(report.problems, problems, name=name, is_skipping=is_skipping), problems
+        )
+    return report
+
+
+def survey_dataset(
+    result: ReadResult,
+    *,
+    resolution: Size | None,
+    bucket_rules: BucketRules | None = None,
+    memo_file: Path | None = None,
+    near_duplicates: str = "auto",
+    decode_all: bool = False,
+) -> DatasetReport:
+    """Looks at every image and caption, and refuses nothing.
+
+    Args:
+        result: What the reader found; its problems are listed with those found here.
+        resolution: (width, height) of the training images; None if it is not known yet.
+        bucket_rules: Where each image gets the size nearest to its shape instead.
+        memo_file: See `inspect_files`.
+        near_duplicates: Whether near duplicates are looked for: "always", "never", or "auto", in sets that
+            are decoded in full in any case (see `inspect_files`).
+        decode_all: Decode in full also a set that is larger than these.
+    """
+    named = dict.fromkeys(image for problem in result.problems for image in problem.images)
+    paths = list(dict.fromkeys([*(record.path for record in result.records), *named]))
+    inspections = inspect_files(
+        paths,
+        memo_file=memo_file,
+        decode=True if decode_all or near_duplicates == "always" else None,
+        with_fingerprints=finds_near_duplicates(near_duplicates, len(paths)),
+    )
+    ids = {record.path: record.id for record in reversed(result.records)}
+    names = {path: ids.get(path, str(path)) for path in paths}
+    trained_at, without_bucket = _training_sizes(
+        inspections, names, resolution=resolution, bucket_rules=bucket_rules
+    )
+    problems = [
+        *result.problems,
+        *_image_problems(inspections, names),
+        *_record_problems(result.records),
+        *without_bucket,
     ]
+    left_out = {image for problem in problems for image in problem.images}
+    records = [record for record in result.records if record.path not in left_out]
+    seen = {record.id: inspections[record.path] for record in records}
+    training_sizes = {record.id: trained_at[record.path] for record in records if trained_at}
+    hashes = {id: inspection.sha256 for id, inspection in seen.items()}
+    keys = group_near_duplicates({seen[id].sha256: seen[id].fingerprint for id in hashes})
     return DatasetReport(
-        num_records=len(result.records),
+        problems=problems,
+        records=records,
+        num_records=len(records),
         num_images=len(set(hashes.values())),
         hashes=hashes,
-        sizes=sizes,
+        sizes={id: (inspection.width, inspection.height) for id, inspection in seen.items()},
         training_sizes=training_sizes,
-        group_keys=group_keys,
-        warnings=warnings,
+        group_keys={id: keys[content] for id, content in hashes.items()},
+        warnings=[
+            *result.warnings,
+            *image_warnings(records, seen, training_sizes),
+            *near_duplicate_warnings(hashes, keys),
+        ],
     )
 
 
-def _too_few(*, num_images: int, num_groups: int) -> str:
+def _training_sizes(
+    inspections: dict[Path, Inspection],
+    names: dict[Path, str],
+    *,
+    resolution: Size | None,
+    bucket_rules: BucketRules | None,
+) -> tuple[dict[Path, Size], list[Problem]]:
+    """What each sound image is brought to, by path, if that is known; and images that have no bucket."""
+    sizes = {path: (saw.width, saw.height) for path, saw in inspections.items() if saw.problem is None}
+    if bucket_rules is None:
+        return {} if resolution is None else dict.fromkeys(sizes, resolution), []
+    buckets, wrong = assign_buckets(sizes, bucket_rules)
+    problems = [
+        Problem(file=names[path], message=message, is_skippable=True, images=(path,))
+        for path, message in wrong.items()
+    ]
+    return buckets, problems
+
+
+def finds_near_duplicates(near_duplicates: str, num_images: int) -> bool:
+    """Whether near duplicates are looked for in a set of this size; see `survey_dataset`."""
+    return near_duplicates == "always" or (near_duplicates == "auto" and is_decoded_in_full(num_images))
+
+
+def too_few(report: DatasetReport) -> str | None:
+    """What is missing for two sides of a split, if anything is."""
+    num_images, num_groups = report.num_images, len(set(report.group_keys.values()))
+    if num_groups >= 2:
+        return None
+    left = f" {len(report.problems)} problems left out the others." if report.problems else ""
     if num_images > num_groups:
         return (
             f"all {num_images} images are near duplicates of each other; at least 2 different ones are "
-            "needed for training and validation. Add images, or set dataset.near_duplicates=never."
+            f"needed for training and validation.{left} Add images, or set dataset.near_duplicates=never."
         )
     return (
         f"{num_images} different image{'s' if num_images != 1 else ''}; at least 2 are needed for training "
-        "and validation. Add images."
+        f"and validation.{left} Add images."
     )
 
 
-def _near_duplicate_warnings(hashes: dict[str, str], keys: dict[str, str]) -> list[str]:
-    """A line that names the groups of near duplicates, each image once."""
-    name_of: dict[str, str] = {}
-    for id, content in hashes.items():
-        name_of.setdefault(content, id)
-    groups = groups_of({id: keys[content] for content, id in name_of.items()})
-    if not groups:
-        return []
-    listed = "; ".join(f"({few(group, _MAX_LISTED)})" for group in groups[:_MAX_LISTED])
-    more = f" and {len(groups) - _MAX_LISTED} more groups" if len(groups) > _MAX_LISTED else ""
-    num_images, num_groups = sum(map(len, groups)), len(groups)
+def _none_left(report: DatasetReport) -> str | None:
+    return (
+        None
+        if report.records
+        else f"{len(report.problems)} problems leave no image. Mend some, or add others."
+    )
+
+
+def _heading(found: list[Problem], refused: list[str], *, name: str, is_skipping: bool) -> str:
+    count = f"{len(refused)} problem{'s' if len(refused) > 1 else ''}"
+    remedy = ". Mend them and start again:"
+    if is_skipping:
+        remedy = f" that dataset.on_problem=skip cannot leave out{remedy}"
+    elif found and all(problem.is_skippable for problem in found):
+        remedy = ". Mend them, or leave these images out with dataset.on_problem=skip, and start again:"
+    return f"{count} in the {name}{remedy}"
+
+
+def _image_problems(inspections: dict[Path, Inspection], names: dict[Path, str]) -> list[Problem]:
     return [
-        f"{num_images} images are near duplicates, in {num_groups} group{'s' if num_groups > 1 else ''} that "
-        f"stay on one side of the split: {listed}{more}."
+        Problem(file=names[path], message=inspection.problem, is_skippable=True, images=(path,))
+        for path, inspection in inspections.items()
+        if inspection.problem is not None
     ]
 
 
-def _record_problems(records: list[Record]) -> list[str]:
+def _record_problems(records: list[Record]) -> list[Problem]:
     problems = []
     paths: dict[str, Path] = {}
     for record in records:
         if record.id in paths:
-            problems.append(
-                f"{record.id}: the id is used twice, for {paths[record.id]} and {record.path}. Rename one."
-            )
+            first, images = paths[record.id], (paths[record.id], record.path)
+            message = f"the id is used twice, for {first} and {record.path}. Rename one."
+            problems.append(Problem(file=record.id, message=message, is_skippable=True, images=images))
         paths[record.id] = record.path
         if not record.caption.strip():
-            problems.append(f"{record.id}: the caption is empty. Write one.")
+            message = "the caption is empty. Write one."
+            problems.append(
+                Problem(file=record.id, message=message, is_skippable=True, images=(record.path,))
+            )
     return problems
-
-
-def _image_warnings(
-    records: list[Record], seen: dict[str, Inspection], training_sizes: dict[str, Size]
-) -> list[str]:
-    different = set(training_sizes.values())
-    trained_at = "{}x{}".format(*different.pop()) if len(different) == 1 else "their buckets"
-    misnamed, small, contents = [], [], dict[str, str]()
-    duplicates = []
-    for record in records:
-        inspection = seen[record.id]
-        if inspection.format not in _FORMATS_OF_SUFFIX.get(
-            record.path.suffix.casefold(), (inspection.format,)
-        ):
-            misnamed.append(f"{record.id} ({inspection.format})")
-        width, height = training_sizes.get(record.id, (0, 0))
-        if inspection.width < width or inspection.height < height:
-            small.append(f"{record.id} ({inspection.width}x{inspection.height})")
-        first = contents.setdefault(inspection.sha256, record.id)
-        if first != record.id and seen[first] is not inspection:
-            duplicates.append(f"{record.id} (same as {first})")
-    return [
-        *_summary(misnamed, "are of another format than their name says; the content counts"),
-        *_summary(small, f"are smaller than {trained_at} and will be enlarged"),
-        *_summary(duplicates, "are exact duplicates and stay on one side of the split"),
-    ]
-
-
-def _summary(names: list[str], what: str) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return [f"{len(names)} images {what}: {', '.join(names[:_MAX_LISTED])}{more}."]

@@ -27,10 +27,16 @@ class Problem:
     Attributes:
         file: The file, and the line where there is one ("captions.txt:3").
         message: What is wrong and how to mend it.
+        is_skippable: Whether the others can be trained on without what it names. Not if nobody knows what is
+            lost: a captions file that cannot be decoded may speak of any image.
+        images: The images that it speaks of, which are left out where it is skipped. None, for a line that
+            names no image.
     """
 
     file: str
     message: str
+    is_skippable: bool = False
+    images: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.file}: {self.message}"

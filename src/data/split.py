@@ -43,6 +43,7 @@ def split_records(
     validation_fraction: float,
     split_file: Path | None,
     group_keys: Mapping[str, str] | None = None,
+    keep: bool = True,
 ) -> Split:
     """Splits records exactly by `validation_fraction`, over groups of images with the same content.
 
@@ -60,6 +61,7 @@ def split_records(
             Jobs that write it at once write the same.
         group_keys: Records of one key stay on one side, by record id; by default the content hash. A key must
             hold all records of a content.
+        keep: Whether sides that the split file does not know are written to it.
 
     Raises:
         UserError: fewer than two groups, a split file that is damaged or of another seed or fraction, or one
@@ -76,7 +78,7 @@ def split_records(
         )
     known = _read_split(split_file, split_seed=split_seed, validation_fraction=validation_fraction)
     sides = _assign(groups.values(), known, split_seed=split_seed, validation_fraction=validation_fraction)
-    if split_file is not None and (known | sides) != known:
+    if keep and split_file is not None and (known | sides) != known:
         _write_split(
             split_file, known | sides, split_seed=split_seed, validation_fraction=validation_fraction
         )

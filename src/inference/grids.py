@@ -1,16 +1,15 @@
 """Pictures to look at: base beside adapted on the same prompts and seeds, and PNG files that say how."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
+from src.drawing import font_for, wrap
 from src.files import write_bytes_atomic
 
 Images = Sequence[Image.Image]
@@ -19,7 +18,6 @@ _MAX_WIDTH = 2400
 _SMALLEST, _LARGEST = 176, 384
 _GAP, _GROUP_GAP, _MARGIN, _LABEL_WIDTH = 6, 20, 24, 210
 _HEADER_SIZE, _LABEL_SIZE = 20, 17
-_FONTS_OF_MANY_SCRIPTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
 _BACKGROUND, _INK, _SOFT, _RULE = "#ffffff", "#1a1a1a", "#6b6b6b", "#dddddd"
 
 
@@ -161,7 +159,7 @@ class _Layout:
         """The name above a group of columns, with a rule under it."""
         left = self.left(group, 0)
         middle = left + self._group_width / 2
-        font = _font(_HEADER_SIZE)
+        font = font_for(text, _HEADER_SIZE)
         draw.text((middle, _MARGIN + _HEADER_SIZE / 2), text, fill=_INK, font=font, anchor="mm")
         line = _MARGIN + _HEADER_SIZE + 8
         draw.line([(left, line), (left + self._group_width - 1, line)], fill=_RULE, width=2)
@@ -184,59 +182,9 @@ def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, *, top: int, height: int, colour: str) -> None:
-    font = _font(_LABEL_SIZE, is_latin=all(ord(character) < 0x250 for character in text))
+    font = font_for(text, _LABEL_SIZE)
     line_height = _LABEL_SIZE + 6
     lines = wrap(text, font, _LABEL_WIDTH, max_lines=max(1, height // line_height))
     start = top + (height - len(lines) * line_height) // 2
     for index, line in enumerate(lines):
         draw.text((_MARGIN, start + index * line_height), line, fill=colour, font=font)
-
-
-def wrap(text: str, font: Any, width: int, *, max_lines: int) -> list[str]:
-    """Breaks a text into lines of at most `width` pixels, between words where that is possible.
-
-    What does not fit into `max_lines` is cut and ends in an ellipsis.
-    """
-    # One more tells whether all fit; a prompt of 10,000 characters is not broken to its end.
-    lines = list(islice(_lines(text, font, width), max_lines + 1))
-    if len(lines) <= max_lines:
-        return lines
-    last = lines[max_lines - 1]
-    while last and font.getlength(last + "…") > width:
-        last = last[:-1]
-    return [*lines[: max_lines - 1], last + "…"]
-
-
-def _lines(text: str, font: Any, width: int) -> Iterator[str]:
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split():
-            rest = word
-            while rest:
-                joined = f"{line} {rest}" if line else rest
-                if font.getlength(joined) <= width:
-                    line, rest = joined, ""
-                elif line:
-                    yield line
-                    line = ""
-                else:
-                    head = _num_fitting(rest, font, width)
-                    yield rest[:head]
-                    rest = rest[head:]
-        yield line
-
-
-def _num_fitting(word: str, font: Any, width: int) -> int:
-    """How many of a word's characters fit, at least one. None is narrower than a pixel."""
-    return next(n for n in range(min(len(word), width), 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
-
-
-@cache
-def _font(size: int, *, is_latin: bool = True) -> Any:
-    """Pillow's own font, or for other scripts one of the system's; without any, boxes stand for letters."""
-    for name in () if is_latin else _FONTS_OF_MANY_SCRIPTS:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)

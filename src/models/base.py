@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from src.errors import UserError
-from src.models.prompts import num_chunks_needed, tokenize
+from src.models.chunks import num_chunks_needed
+from src.models.prompts import tokenize
 from src.models.quiet import quiet_libraries
 from src.models.schedulers import make_scheduler
 from src.models.weights_hash import weights_hash

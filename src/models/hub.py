@@ -96,12 +96,17 @@ def wanted_files(names: Sequence[str], variants: Sequence[str]) -> list[str]:
     return wanted
 
 
-def _cached(repository: str, revision: str | None, variants: Sequence[str]) -> Path | None:
+def cached_folder(repository: str, *, revision: str | None) -> Path | None:
+    """What the local cache has of a hub repository, complete or not; None if nothing."""
     try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if _is_complete(folder, variants) else None
+
+
+def _cached(repository: str, revision: str | None, variants: Sequence[str]) -> Path | None:
+    folder = cached_folder(repository, revision=revision)
+    return folder if folder is not None and _is_complete(folder, variants) else None
 
 
 def _is_complete(folder: Path, variants: Sequence[str]) -> bool:

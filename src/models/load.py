@@ -13,21 +13,21 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel
 
 from src.errors import UserError
 from src.files import read_json
 from src.models.base import DiffusionModel
 from src.models.clip_vocabulary import write_clip_tokenizers
-from src.models.detect import Architecture, detect_folder, detect_single_file
-from src.models.hub import fetch_from_hub, is_hub_id
+from src.models.detect import Architecture
+from src.models.locate import CONFIGS, local_path, look_at
 from src.models.quiet import quiet_libraries
 from src.models.safetensors_header import read_header
 from src.models.sd15 import StableDiffusion15Denoiser, StableDiffusion15Model
 from src.models.sdxl import StableDiffusionXLModel
+from src.models.tokens import load_tokenizer
 from src.models.weight_files import choose_in_folder, variants_to_try
 
-CONFIGS = Path(__file__).parent / "configs"
 _ENCODERS: dict[Architecture, tuple[str, ...]] = {
     "sd15": ("text_encoder",),
     "sdxl": ("text_encoder", "text_encoder_2"),
@@ -59,7 +59,7 @@ def load_model(
     Raises:
         UserError: missing, damaged, unsupported, or another architecture than asked for.
     """
-    place, found = _look_at(path, architecture=architecture, revision=revision, variant=variant)
+    place, found = look_at(path, architecture=architecture, revision=revision, variant=variant)
     variants = variants_to_try(variant, from_hub=not Path(path).exists())
     # What their warnings speak of, weights missing or too many, is checked here.
     with quiet_libraries(errors_only=True):
@@ -73,72 +73,6 @@ def load_model(
     model = _assemble(found, parts)
     _check_vae(model, vae_path or path)
     return model
-
-
-def native_resolution(
-    path: str,
-    *,
-    architecture: Literal["auto", "sd15", "sdxl"] = "auto",
-    revision: str | None = None,
-    variant: str | None = None,
-) -> int:
-    """The side in pixels of the square images that a model was made for, from its configurations alone.
-
-    Args:
-        path: see `load_model`; a hub id that is not in the cache is downloaded.
-        architecture: see `load_model`.
-        revision: see `load_model`.
-        variant: see `load_model`.
-
-    Raises:
-        UserError: missing, unsupported, or another architecture than asked for.
-    """
-    place, found = _look_at(path, architecture=architecture, revision=revision, variant=variant)
-    folder = place if place.is_dir() else CONFIGS / found
-    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
-    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-
-
-def architecture_of(
-    path: str,
-    *,
-    architecture: Literal["auto", "sd15", "sdxl"] = "auto",
-    revision: str | None = None,
-    variant: str | None = None,
-) -> Architecture:
-    """The architecture of a model, without loading it; arguments and errors as of `native_resolution`."""
-    return _look_at(path, architecture=architecture, revision=revision, variant=variant)[1]
-
-
-def _look_at(
-    path: str, *, architecture: str, revision: str | None, variant: str | None
-) -> tuple[Path, Architecture]:
-    """Where a model is on this machine, and what it is."""
-    variants = variants_to_try(variant, from_hub=not Path(path).exists())
-    place = _local_path(path, revision=revision, variants=variants, key="model.path")
-    found = detect_folder(place) if place.is_dir() else detect_single_file(place)
-    _require_architecture(path, found, architecture)
-    return place, found
-
-
-def _require_architecture(path: str, found: Architecture, asked_for: str) -> None:
-    if asked_for not in ("auto", found):
-        raise UserError(
-            f"{path} is {found}, but model.architecture={asked_for}. Set model.architecture=auto, or give "
-            f"another model.path."
-        )
-
-
-def _local_path(path: str, *, revision: str | None, variants: Sequence[str], key: str) -> Path:
-    place = Path(path)
-    if place.exists():
-        return place
-    if is_hub_id(path):
-        return fetch_from_hub(path, revision=revision, variants=variants, key=key)
-    raise UserError(
-        f"{key}={path} does not exist. Give a local diffusers folder, a single .safetensors file or a hub id "
-        "(owner/name)."
-    )
 
 
 def _assemble(architecture: Architecture, parts: dict[str, Any]) -> DiffusionModel:
@@ -162,8 +96,7 @@ def _load_folder(
         precision = torch.float32 if name == "vae" else dtype
         loaded[name], files[name] = _load_component(component, folder / name, variants, precision)
     tokenizers = [
-        _load_tokenizer(folder / name.replace("text_encoder", "tokenizer"))
-        for name in _ENCODERS[architecture]
+        load_tokenizer(folder / name.replace("text_encoder", "tokenizer")) for name in _ENCODERS[architecture]
     ]
     return {
         "unet": loaded["unet"],
@@ -207,12 +140,6 @@ def _load_component(
                 "its weights do not belong to its configuration. Copy or download it again."
             )
     return loaded, [*files, folder / "config.json"]
-
-
-def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    if not folder.is_dir():
-        raise UserError(f"The tokenizer folder {folder} is missing. Copy or download the model again.")
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _load_single_file(path: Path, architecture: Architecture, dtype: torch.dtype) -> dict[str, Any]:
@@ -274,7 +201,7 @@ def _load_vae(path: str, architecture: Architecture, variant: str | None) -> tup
     from_hub = not Path(path).exists()
     order = (*variants_to_try(variant, from_hub=from_hub), *variants_to_try(None, from_hub=from_hub))
     variants = tuple(dict.fromkeys(order))
-    place = _local_path(path, revision=None, variants=variants, key="model.vae_path")
+    place = local_path(path, revision=None, variants=variants, key="model.vae_path")
     if place.is_dir():
         folder = place / "vae" if (place / "vae").is_dir() else place
         return _load_component(AutoencoderKL, folder, variants, torch.float32)

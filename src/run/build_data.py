@@ -1,26 +1,21 @@
-"""From the dataset's configuration to records, split and encoded batches."""
+"""From the dataset's configuration to records and split. Free of torch: looking at data begins at once."""
 
 import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
+from src.config.checks import parse_size
 from src.config.schema import DatasetConfig, TrainConfig
 from src.config.targets import build
 from src.data.buckets import BucketRules, bucket_rules, describe_buckets
 from src.data.data_manager import DataManager
-from src.data.encode import EncodedDataset, EncodeText, rounded_text
-from src.data.images import parse_colour
-from src.data.latent_cache import LatentCache
 from src.data.preflight import DatasetReport, check_dataset
 from src.data.readers.common import read_attribution
-from src.data.records import ReadResult, Record
+from src.data.records import ReadResult, few
 from src.data.split import Split, split_file_path, split_records, split_warnings
-from src.data.text_cache import TextCache
-from src.models.base import DiffusionModel
-from src.run.class_images import ClassImages, check_with_class_folder
+from src.models.locate import native_resolution
+from src.run.class_folder import ClassImages, check_with_class_folder
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +25,8 @@ class PreparedData:
     """A dataset that is present, read, checked and split.
 
     Attributes:
-        result: what the reader found.
-        report: what the preflight saw.
+        result: what the reader found, without what was left out.
+        report: what the preflight saw; its problems are what was left out.
         split: training and validation records.
         class_images: what accompanies the training images; those that the base model draws come later.
     """
@@ -119,16 +114,47 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
             resolution=size,
             bucket_rules=None if size is None else rules_of(dataset, size=size),
             name=f"dataset {dataset.name} ({dataset.path})",
-            memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}.json",
+            memo_file=memo_file(config),
             near_duplicates=dataset.near_duplicates,
+            on_problem=dataset.on_problem,
         )
 
     report, class_images = check_with_class_folder(config, check, size=size)
+    left_out = [*report.problems, *([] if class_images is None else class_images.left_out)]
+    if left_out:
+        log.warning(
+            "Left out by dataset.on_problem=skip for %d problem%s (all in skipped.json): %s",
+            len(left_out),
+            "" if len(left_out) == 1 else "s",
+            few([str(problem) for problem in left_out]),
+        )
     for warning in report.warnings:
         log.warning("%s", warning)
+    split = split_dataset(config, report)
+    for warning in split_warnings(split, report.group_keys):
+        log.warning("%s", warning)
+    return PreparedData(
+        result=replace(result, records=report.records), report=report, split=split, class_images=class_images
+    )
+
+
+def memo_file(config: TrainConfig) -> Path:
+    """Where it is remembered which files of the dataset are sound."""
+    return Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(config.dataset)}.json"
+
+
+def split_dataset(config: TrainConfig, report: DatasetReport, *, keep: bool = True) -> Split:
+    """Splits what is sound.
+
+    Args:
+        config: the run's configuration.
+        report: what the preflight saw.
+        keep: whether sides that are new are kept for later runs.
+    """
+    dataset = config.dataset
     folder = Path(config.paths.data_dir) / "splits" / _folder_key(dataset)
-    split = split_records(
-        result.records,
+    return split_records(
+        report.records,
         report.hashes,
         split_seed=dataset.split_seed,
         validation_fraction=dataset.validation_fraction,
@@ -136,10 +162,8 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
             folder, split_seed=dataset.split_seed, validation_fraction=dataset.validation_fraction
         ),
         group_keys=report.group_keys,
+        keep=keep,
     )
-    for warning in split_warnings(split, report.group_keys):
-        log.warning("%s", warning)
-    return PreparedData(result=result, report=report, split=split, class_images=class_images)
 
 
 def rules_of(dataset: DatasetConfig, *, size: tuple[int, int]) -> BucketRules | None:
@@ -156,74 +180,29 @@ def rules_of(dataset: DatasetConfig, *, size: tuple[int, int]) -> BucketRules | 
     )
 
 
-def encoded_dataset(
-    records: list[Record],
-    *,
-    config: TrainConfig,
-    data: PreparedData,
-    model: DiffusionModel,
-    train: bool,
-    live_text: bool,
-    keep_text: bool = True,
-) -> EncodedDataset:
-    """One side of the split behind the caches.
+def training_size(config: TrainConfig) -> tuple[int, int]:
+    """(width, height) of the training images in pixels: as configured, or as the base model was made for.
 
-    Args:
-        records: that side.
-        config: the run's configuration.
-        data: the whole dataset.
-        model: its frozen encoders.
-        train: whether crops, flips and caption dropout apply; the validation side is measured without them.
-        live_text: whether the loop encodes the text, because something there is trained.
-        keep_text: whether there is room for embeddings in the cache. Where there is not they are the same.
+    Looks at the base model's configurations in any case: one that is missing or not supported is refused
+    before any work.
     """
-    dataset = config.dataset
-    cache_dir, precision = Path(config.paths.cache_dir), dataset.cache_precision
-    latent_cache = text_cache = None
-    encode_text: EncodeText | None = None if live_text else model.encode_prompts
-    if dataset.cache:
-        # Computed in another precision an entry has other last bits; who filled the cache must not matter.
-        vae_key = f"{model.vae_hash}-{model.vae.dtype}"
-        latent_cache = LatentCache(cache_dir / "latents", vae_hash=vae_key, precision=precision)
-    if dataset.cache and encode_text is not None:
-        if keep_text:
-            text_cache = TextCache(cache_dir / "texts", text_hash=_text_key(model), precision=precision)
-        else:
-            encode_text = rounded_text(encode_text, precision)
-    return EncodedDataset(
-        records,
-        hashes=data.hashes,
-        sizes=data.training_sizes,
-        crop=dataset.crop if train else "center",
-        flip=dataset.flip and train,
-        num_variants=dataset.num_variants if train else 1,
-        seed=config.trainer.seed,
-        crop_seed=dataset.split_seed,
-        encode_images=model.encode_images,
-        latent_cache=latent_cache,
-        encode_text=encode_text,
-        text_cache=text_cache,
-        caption_dropout=config.trainer.caption_dropout if train else 0.0,
-        background=parse_colour(dataset.background),
+    model, resolution = config.model, config.dataset.resolution
+    assert model.path is not None
+    native = native_resolution(
+        model.path,
+        architecture=model.architecture,  # type: ignore[arg-type]  # checked by the schema
+        revision=model.revision,
+        variant=model.variant,
     )
+    return parse_size("dataset.resolution", native if resolution is None else resolution)
 
 
-def _text_key(model: DiffusionModel) -> str:
-    precisions = sorted({str(encoder.dtype) for encoder in model.text_encoders.values()})
-    # One chunk is encoded as without long prompts: such entries are shared.
-    chunks = [f"chunks{model.num_chunks}"] if model.num_chunks > 1 else []
-    return "-".join([model.text_hash, model.tokenizer_hash, *precisions, *chunks])
-
-
-def fill_cache(dataset: EncodedDataset, *, what: str, rank: int, world_size: int) -> None:
-    """Encodes what the caches lack, with a progress bar."""
-    with tqdm(desc=f"Encoding {what}", unit="entry", disable=None if rank == 0 else True, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        dataset.fill(progress, rank=rank, world_size=world_size)
+def known_training_size(config: TrainConfig) -> tuple[int, int] | None:
+    """The same if it is known: a base model on the hub is not downloaded for its size alone."""
+    if Path(str(config.model.path)).exists():
+        return training_size(config)
+    resolution = config.dataset.resolution
+    return None if resolution is None else parse_size("dataset.resolution", resolution)
 
 
 def _folder_key(dataset: DatasetConfig) -> str:

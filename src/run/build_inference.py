@@ -19,7 +19,7 @@ from src.metrics.features import ClipExtractor, DinoExtractor
 from src.models.adapter_files import MODEL_FOLDER, OUR_PREFIX, find_adapter_files, read_adapter_header
 from src.models.base import DiffusionModel
 from src.models.detect import Architecture
-from src.models.load import architecture_of
+from src.models.locate import architecture_of
 
 log = logging.getLogger(__name__)
 _PHOTOS = 8

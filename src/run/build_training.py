@@ -3,7 +3,6 @@
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from src.callbacks.base import Callback
-from src.config.checks import parse_size
-from src.config.cli import Job
 from src.config.schema import (
     AdapterConfig,
-    InferenceConfig,
     MetricsConfig,
     ModelConfig,
     OptimizerConfig,
@@ -39,9 +35,10 @@ from src.models.adapters import (
     trainable_state,
 )
 from src.models.base import DiffusionModel
-from src.models.load import load_model, native_resolution
+from src.models.load import load_model
 from src.models.prompts import cut_warnings
-from src.run.build_data import PreparedData, encoded_dataset, fill_cache
+from src.run.build_data import PreparedData
+from src.run.build_encoded import encoded_dataset, fill_cache
 from src.run.cache_room import Room, agree_on_room, hold_limit_after_filling
 from src.run.class_images import base_and_drawn_images
 from src.training.accelerator import Agreement
@@ -73,23 +70,6 @@ def load_base(config: ModelConfig, *, dtype: torch.dtype = torch.float32) -> Dif
         variant=config.variant,
         torch_dtype=dtype,
     )
-
-
-def training_size(config: TrainConfig) -> tuple[int, int]:
-    """(width, height) of the training images in pixels: as configured, or as the base model was made for.
-
-    Looks at the base model's configurations in any case: one that is missing or not supported is refused
-    before any work.
-    """
-    model, resolution = config.model, config.dataset.resolution
-    assert model.path is not None
-    native = native_resolution(
-        model.path,
-        architecture=model.architecture,  # type: ignore[arg-type]  # checked by the schema
-        revision=model.revision,
-        variant=model.variant,
-    )
-    return parse_size("dataset.resolution", native if resolution is None else resolution)
 
 
 def adapter_settings(config: AdapterConfig, *, placeholder: str | None) -> AdapterSettings:
@@ -348,25 +328,6 @@ def build_trainer(
         resume=trainer.resume,
         prior_loss_weight=trainer.prior_loss_weight,
     )
-
-
-@contextmanager
-def open_logger(
-    config: TrainConfig | InferenceConfig, job: Job, *, is_main: bool = True
-) -> Iterator[MultiLogger]:
-    """All chosen loggers behind one guard, open. An error closes them as failed; success is the caller's."""
-    run = {"run_dir": job.run_dir, "run_name": job.name, "cache_dir": Path(config.paths.cache_dir)}
-    loggers = {
-        name: build("logger", block, **run) for name, block in config.logger.items() if block is not None
-    }
-    logger = MultiLogger(loggers, run_dir=job.run_dir, is_main=is_main)
-    logger.start()
-    try:
-        logger.log_config(job.resolved)
-        yield logger
-    except BaseException as error:
-        logger.close("aborted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
-        raise
 
 
 def build_extractors(config: MetricsConfig) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from src.run.build_inference import (
     use_prompt_chunks,
     warn_of_other_base,
 )
-from src.run.build_training import DTYPES, build_extractors, load_base, open_logger
+from src.run.build_training import DTYPES, build_extractors, load_base
 from src.run.records import where_lines, write_config
+from src.run.trackers import open_logger
 from src.training.accelerator import make_accelerator
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,15 @@ from src.data.images import parse_colour
 from src.data.push import push_folder, require_hub
 from src.files import write_json_atomic
 from src.logs import run_log
-from src.run.build_data import PreparedData, data_manager, describe, ensure_assets, prepare_data
-from src.run.build_training import training_size
+from src.run.build_data import (
+    PreparedData,
+    data_manager,
+    describe,
+    ensure_assets,
+    known_training_size,
+    prepare_data,
+)
+from src.run.records import skipped, write_skipped
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +36,14 @@ def run_prepare(config: TrainConfig, job: Job) -> Outcome:
         manager = data_manager(config.dataset, root=root)
         log.info("%s", prepare(manager))
         ensure_assets(config.model.dvc, config.metrics.dvc, root=root)
-        # A base model on the hub is not downloaded for its size alone.
-        is_known = config.dataset.resolution is not None or Path(str(config.model.path)).exists()
-        data = prepare_data(config, size=training_size(config) if is_known else None)
+        data = prepare_data(config, size=known_training_size(config))
         log.info("%s", describe(config, data))
         # What the next stage of dvc.yaml depends on: only of a dataset that passed.
         prepare(manager, report=job.run_dir / "dataset.json")
         figures = {"images": data.report.num_images, "train": len(data.split.train)}
         figures["validation"] = len(data.split.validation)
         write_json_atomic(job.run_dir / "prepared.json", figures)
+        write_skipped(job.run_dir, skipped(data))
         if dataset.export is not None:
             _export(config, data, Path(dataset.export))
         return Outcome(results={name: float(value) for name, value in figures.items()})

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -13,20 +13,22 @@ from src.data.buckets import bucket_counts
 from src.files import read_json, write_json_atomic, write_text_atomic
 from src.lineage import collect_lineage
 from src.loggers.multi import MultiLogger
-from src.models.base import DiffusionModel
 from src.redact import redact
 from src.run.build_data import PreparedData, rules_of
-from src.training.state import TrainResult
+
+if TYPE_CHECKING:
+    from src.models.base import DiffusionModel
+    from src.training.state import TrainResult
 
 _LABEL_WIDTH = 18
 
 
 def lineage_of(
-    config: TrainConfig, job: Job, data: PreparedData, model: DiffusionModel, *, size: tuple[int, int]
+    config: TrainConfig, job: Job, data: PreparedData, model: "DiffusionModel", *, size: tuple[int, int]
 ) -> dict[str, Any]:
     """What the run is made of: data, split, weights, settings, code, versions."""
     class_images = data.class_images
-    return collect_lineage(
+    lineage = collect_lineage(
         root=Path(config.paths.root_dir),
         config=job.resolved,
         content_hashes=data.report.hashes,
@@ -47,6 +49,23 @@ def lineage_of(
         prompt_chunks=model.num_chunks if model.max_chunks > 1 else None,
         buckets=bucket_counts(data.report.training_sizes) if config.dataset.buckets.enabled else {},
     )
+    return {**lineage, "skipped": skipped(data)}
+
+
+def skipped(data: PreparedData) -> list[dict[str, str]]:
+    """What was left out of the dataset and its class images (`dataset.on_problem=skip`), and why."""
+    problems = [*data.report.problems, *([] if data.class_images is None else data.class_images.left_out)]
+    return [{"file": problem.file, "reason": problem.message} for problem in problems]
+
+
+def write_skipped(run_dir: Path, entries: list[dict[str, str]]) -> Path | None:
+    """The same as skipped.json. None is written, and an earlier one removed, where nothing was left out."""
+    file = run_dir / "skipped.json"
+    if not entries:
+        file.unlink(missing_ok=True)
+        return None
+    write_json_atomic(file, entries)
+    return file
 
 
 def must_match(
@@ -110,6 +129,8 @@ def write_records(job: Job, lineage: dict[str, Any], logger: MultiLogger) -> Non
     write_json_atomic(lineage_file, {**lineage, "resumed_from": resumed_from})
     logger.log_artifact("config", config_file)
     logger.log_artifact("lineage", lineage_file)
+    if (skipped_file := write_skipped(job.run_dir, lineage["skipped"])) is not None:
+        logger.log_artifact("skipped", skipped_file)
 
 
 def write_config(job: Job) -> Path:
@@ -119,7 +140,7 @@ def write_config(job: Job) -> Path:
     return path
 
 
-def write_result(run_dir: Path, result: TrainResult, outcome: Outcome) -> None:
+def write_result(run_dir: Path, result: "TrainResult", outcome: Outcome) -> None:
     """How the run ended, as result.json."""
     write_json_atomic(
         run_dir / "result.json",

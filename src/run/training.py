@@ -19,7 +19,7 @@ from src.logs import run_log
 from src.models.adapters import TrainableGroup, load_trainable_state
 from src.models.base import DiffusionModel
 from src.models.export import save_adapter
-from src.run.build_data import describe, ensure_files, prepare_data
+from src.run.build_data import describe, ensure_files, prepare_data, training_size
 from src.run.build_training import (
     build_callbacks,
     build_trainer,
@@ -27,12 +27,11 @@ from src.run.build_training import (
     encode_sides,
     fix_prompt_chunks,
     load_base_and_data,
-    open_logger,
     prepare_model,
-    training_size,
 )
 from src.run.cache_room import cache_lease
 from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
+from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
 from src.training.checkpoint import Checkpointer, load_checkpoint
 from src.training.resume import resolve as resolve_resume

@@ -57,7 +57,7 @@ class Place:
         given = {override.split("=")[0] for override in overrides}
         defaults = [argument for argument in self.arguments(script) if argument.split("=")[0] not in given]
         program = load(script)
-        names = ("train", "prepare") if script == "train" else ("generate",)
+        names = ("train", "prepare", "inspect") if script == "train" else ("generate",)
         if self._capfd is not None:
             self._capfd.readouterr()
         arguments, environment = sys.argv, dict(os.environ)

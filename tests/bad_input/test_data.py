@@ -1,12 +1,14 @@
 """Datasets and settings that cannot be used: one line that says what, where and how to fix it."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from tests.bad_input.place import Place, assert_refused
+from tests.bad_input.place import LORA, Place, assert_refused
 from tests.data.pictures import noise_image, photo_folder, truncate
 
 # Datasets: (what is done to six sound photos, lines of the message, what it says)
@@ -126,3 +128,51 @@ def test_a_wrong_setting(place: Place, override, parts) -> None:
 def test_a_wrong_setting_of_a_sweep(place: Place) -> None:
     assert_refused(place.run("train", "-m", "trainer.seed=1,2", "adapter.rank=0"), "adapter.rank=0")
     assert not place.out.exists()
+
+
+def test_what_is_skipped_leaves_no_trace_in_the_others(place: Place, tmp_path: Path) -> None:
+    """A run that skips a damaged photo trains the same weights as one that never had it."""
+    shutil.copytree(place.photos, tmp_path / "whole")
+    truncate(place.photos / "IMG_0001.png")
+    done = place.run("train", "dataset.on_problem=skip", "run.name=skipping")
+    assert done.code == 0
+    assert "1 problem" in done.out
+    assert "IMG_0001.png: cannot be read as an image" in done.out
+    run = place.out / "train" / "skipping"
+    (entry,) = json.loads((run / "skipped.json").read_text())
+    assert entry["file"] == "IMG_0001.png"
+    assert "cannot be read" in entry["reason"]
+    lineage = json.loads((run / "lineage.json").read_text())
+    assert lineage["skipped"] == [entry]
+    assert "IMG_0001.png" not in [*lineage["images"], *lineage["split"]["train"]]
+
+    _photo_missing(tmp_path / "whole")
+    captions = tmp_path / "whole" / "captions.txt"
+    lines = captions.read_text().splitlines(keepends=True)
+    captions.write_text("".join(lines[:1] + lines[2:]))
+    assert place.run("train", f"dataset.path={tmp_path / 'whole'}", "run.name=without").code == 0
+    without = place.out / "train" / "without"
+    assert not (without / "skipped.json").exists()
+    assert load_file(run / "adapter" / LORA).keys() == load_file(without / "adapter" / LORA).keys()
+    for name, weight in load_file(run / "adapter" / LORA).items():
+        assert weight.equal(load_file(without / "adapter" / LORA)[name]), name
+
+
+def test_what_cannot_be_skipped(place: Place) -> None:
+    (place.photos / "captions.txt").write_bytes("IMG_0000.png|café".encode("latin-1"))
+    truncate(place.photos / "IMG_0001.png")
+    done = place.run("train", "dataset.on_problem=skip")
+    assert_refused(done, "1 problem", "skip cannot leave out", "captions.txt:1", "UTF-8", num_lines=2)
+    assert place.files() == {}
+
+
+def test_inspecting_lists_problems_and_refuses_nothing(place: Place) -> None:
+    _several(place.photos)
+    done = place.run("train", "-cn", "inspect")
+    assert done.code == 1
+    assert done.err == ""
+    for part in ("captions.txt:2", "captions.txt:7", "IMG_0003.png: cannot be read as an image"):
+        assert f"error: {part}" in done.out
+    assert done.out.splitlines()[-1] == "Problems: 3"
+    assert (place.out / "inspect" / "mine" / "inspect.html").is_file()
+    assert not (place.folder / "data" / "splits").exists()

@@ -154,9 +154,14 @@ def test_counts_and_their_line():
     assert line == "Buckets: 64x64 (2), 56x72 (1), 72x56 (1); 2 of 3 batches of 2 are not full"
 
 
-def preflight(folder, **rules):
+def preflight(folder, *, on_problem="refuse", **rules):
     result = read_subject(path=folder, placeholder="sksToy", default_caption="a toy")
-    return check_dataset(result, resolution=(64, 64), bucket_rules=bucket_rules((64, 64), **rules))
+    return check_dataset(
+        result,
+        resolution=(64, 64),
+        bucket_rules=bucket_rules((64, 64), **rules),
+        on_problem=on_problem,
+    )
 
 
 def test_the_preflight_assigns_by_upright_size(tmp_path):
@@ -184,6 +189,8 @@ def test_the_preflight_lists_what_fits_no_bucket_with_everything_else(tmp_path):
     assert "dataset.buckets.max_crop" in problems[1]
     assert "20x20 would be enlarged 1.60 times" in problems[2]
     assert "dataset.buckets.max_upscale" in problems[2]
+    skipping = preflight(tmp_path, on_problem="skip")
+    assert list(skipping.training_sizes) == [record.id for record in skipping.records] == ["a.png", "b.png"]
     (tmp_path / "empty.png").unlink()
     report = preflight(tmp_path, max_upscale=1.6, max_crop=0.5)
     assert report.training_sizes["tiny.png"] == (32, 32)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.preflight import check_dataset
+from src.data.readers.common import list_images
 from src.data.readers.imagefolder import read_imagefolder
 from src.data.readers.subject import read_subject
 from src.data.readers.templates import check_template, fill
@@ -204,6 +205,13 @@ def read(reader, folder: Path) -> None:
         str(problem).encode()
     with contextlib.suppress(UserError):
         check_dataset(result, resolution=(8, 8))
+    with contextlib.suppress(UserError):
+        report = check_dataset(result, resolution=(8, 8), needs_split=False, on_problem="skip")
+        kept = {record.path for record in report.records}
+        left_out = {image for problem in report.problems for image in problem.images}
+        # None gets lost without a word, none is both.
+        assert kept | left_out == set(list_images(folder).values())
+        assert not kept & left_out
 
 
 FEW = settings(max_examples=150, deadline=None)

@@ -39,6 +39,7 @@ FILE_SUFFIXES = (
     ".yaml",
     ".py",
     ".md",
+    ".html",
     ".csv",
     ".tsv",
     ".txt",

@@ -110,7 +110,7 @@ def test_defaults(page, key, default):
 def test_no_key_is_left_out():
     documented = {key for _, key, _ in key_rows()}
     for root, groups in (
-        ("train", ("model", "dataset", "trainer", "adapter", "optimizer")),
+        ("train", ("model", "dataset", "trainer", "adapter", "optimizer", "inspect")),
         ("inference", ("adapter", "inference")),
     ):
         config = composed(root)

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
-from src.inference.grids import a1111_text, comparison_grid, read_params, save_png, wrap
+from src.inference.grids import a1111_text, comparison_grid, read_params, save_png
 
 PARAMS = {
     "prompt": "a dog, ≥ 2 legs",
@@ -77,25 +77,6 @@ def test_the_prompt_is_written_beside_its_row():
     assert len(_colours(label)) > 2
     empty = comparison_grid(prompts=[""], adapted=[[_plain("blue")]])
     assert len(_colours(empty.crop((0, 60, 240, empty.height)))) == 1
-
-
-def test_wrapping():
-    font = ImageFont.load_default(17)
-    lines = wrap("a photo of a toy on a wooden table", font, 120, max_lines=9)
-    assert " ".join(lines) == "a photo of a toy on a wooden table"
-    assert len(lines) > 1
-    assert all(font.getlength(line) <= 120 for line in lines)
-    broken = wrap("x" * 80, font, 120, max_lines=99)
-    assert "".join(broken) == "x" * 80
-    assert all(font.getlength(line) <= 120 for line in broken)
-    cut = wrap("word " * 50, font, 120, max_lines=3)
-    assert len(cut) == 3
-    assert cut[-1].endswith("…")
-    assert font.getlength(cut[-1]) <= 120
-    # Within moments: it was hours when every line was broken, and from the far end.
-    endless = wrap("x" * 10_000, font, 120, max_lines=3)
-    assert endless[:2] == broken[:2]
-    assert endless[2].endswith("…")
 
 
 def test_parameters_travel_with_the_file(tmp_path):

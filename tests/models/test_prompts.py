@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from src.models.chunks import num_chunks_needed, split_prompt, unseen_text
 from src.models.clip_vocabulary import write_clip_tokenizers
 from src.models.load import load_model
-from src.models.prompts import cut_warnings, num_chunks_needed, split_prompt, tokenize, unseen_text
+from src.models.prompts import cut_warnings, tokenize
 from src.models.token_embedding import add_placeholder
 from tests.models.common import plain_pipeline, sizes, trained
 

@@ -5,7 +5,8 @@ from hydra import compose, initialize_config_dir
 
 from src.config.build import PROJECT_ROOT, check_config, register
 from src.models.load import load_model
-from src.run.build_data import encoded_dataset, prepare_data
+from src.run.build_data import prepare_data
+from src.run.build_encoded import encoded_dataset
 from tests.data.pictures import photo_folder
 
 

@@ -155,6 +155,22 @@ def test_problems_of_both_folders_are_listed_together(place, tmp_path):
         prepare_data(config, size=(32, 32))
 
 
+def test_damaged_class_images_are_left_out_if_asked(place, tmp_path):
+    folder = tmp_path / "toys"
+    folder.mkdir()
+    for number in range(2):
+        noise_image(100 + number).save(folder / f"toy{number}.png")
+    truncate(folder / "toy1.png")
+    overrides = ["trainer.prior_loss_weight=1", f"dataset.class_images.path={folder}"]
+    _, lineage = train(tmp_path / "run", *place, *overrides, "dataset.on_problem=skip")
+    assert list(lineage["class_images"]) == ["class:toy0.png"]
+    assert [entry["file"] for entry in lineage["skipped"]] == ["class:toy1.png"]
+    truncate(folder / "toy0.png")
+    _, config = compose(*place, *overrides, "dataset.on_problem=skip")
+    with pytest.raises(DatasetProblems, match="2 problems leave no image"):
+        prepare_data(config, size=(32, 32))
+
+
 def test_an_image_in_both_folders_is_a_problem(place, tmp_path):
     """It may be one that was held out."""
     folder = photo_folder(tmp_path / "toys", 1, captions=False)

@@ -15,7 +15,8 @@ from src.models.adapter_files import LORA_FILE, read_adapter_header
 from src.models.adapters import attach
 from src.models.export import save_adapter
 from src.models.load import load_model
-from src.run.build_data import encoded_dataset, prepare_data
+from src.run.build_data import prepare_data
+from src.run.build_encoded import encoded_dataset
 from src.run.build_inference import use_prompt_chunks
 from src.run.build_training import fix_prompt_chunks
 from src.run.records import lineage_of

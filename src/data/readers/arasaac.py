@@ -87,9 +87,12 @@ def read_arasaac(
         image = finder.find(item)
         if image is None:
             message = f"no image for {item.title or item.id!r}. Restore it or remove the entry."
-            problems.append(Problem(file=item.where, message=message))
+            problems.append(Problem(file=item.where, message=message, is_skippable=True))
         elif not item.title:
-            problems.append(Problem(file=item.where, message="has neither title nor keywords. Add a title."))
+            message = "has neither title nor keywords. Add a title."
+            problems.append(
+                Problem(file=item.where, message=message, is_skippable=True, images=(images[image],))
+            )
         else:
             caption = _caption(item, caption_style)
             caption = f"{placeholder} {caption}" if placeholder else caption

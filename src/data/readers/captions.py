@@ -1,7 +1,8 @@
 """Captions found for the images of a folder, whatever file they come from, and what is wrong with them."""
 
-from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath, PureWindowsPath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from src.data.readers.common import MAX_CAPTION, is_text, simplify, text_of
 from src.data.records import Problem
@@ -35,8 +36,8 @@ class CaptionTable:
         images: The images of the dataset, by their path relative to its folder.
     """
 
-    def __init__(self, images: Iterable[str]) -> None:
-        self._images = list(images)
+    def __init__(self, images: Mapping[str, Path]) -> None:
+        self._images = dict(images)
         self._matcher = NameMatcher(self._images)
         self._places: dict[str, str] = {}
         self._has_unread = False
@@ -48,14 +49,21 @@ class CaptionTable:
         """Images that no line names; none as long as some file could not be read, which may name them."""
         return [] if self._has_unread else [image for image in self._images if image not in self._places]
 
-    def refuse(self, where: str, message: str) -> None:
-        """Notes what must be mended."""
-        self.problems.append(Problem(file=where, message=message))
+    def refuse(self, where: str, message: str, *, image: str | None = None) -> None:
+        """Notes what must be mended, of an image or of a line that names none."""
+        images = () if image is None else (self._images[image],)
+        self.problems.append(Problem(file=where, message=message, is_skippable=True, images=images))
 
     def skip_file(self, *problems: Problem) -> None:
         """Notes why a whole file could not be read."""
-        self.problems.extend(problems)
+        self.problems.extend(replace(problem, is_skippable=False) for problem in problems)
         self._has_unread = True
+
+    def skip_images(self, where: str, images: Sequence[str], problems: Sequence[Problem]) -> None:
+        """Notes why a file could not be read that speaks of these images alone."""
+        self._places.update(dict.fromkeys(images, where))
+        paths = tuple(self._images[image] for image in images)
+        self.problems.extend(replace(problem, is_skippable=True, images=paths) for problem in problems)
 
     def add(self, *, where: str, name: str, caption: str, folder: str = "", fault: str | None = None) -> None:
         """Takes one line.
@@ -74,12 +82,13 @@ class CaptionTable:
             self.refuse(where, f"the photo {shown(name)} does not exist. Restore it or delete the line.")
         elif image in self._places:
             place = self._places[image]
-            self.refuse(where, f"{shown(name)} has a caption in {place} already. Keep one of them.")
+            message = f"{shown(name)} has a caption in {place} already. Keep one of them."
+            self.refuse(where, message, image=image)
         else:
             self._places[image] = where
             fault = fault or caption_fault(caption)
             if fault is not None:
-                self.refuse(where, f"the caption of {shown(name)} {fault}")
+                self.refuse(where, f"the caption of {shown(name)} {fault}", image=image)
                 return
             self.captions[image] = text_of(caption)
             if image != (f"{folder}/{name}" if folder else name):

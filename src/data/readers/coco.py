@@ -71,11 +71,11 @@ def read_coco(
     problems: list[Problem] = []
     for image_id, name in sorted(files.items()):
         if name not in present:
-            problems.append(
-                Problem(file=annotations.name, message=f"the image {split}/{name} does not exist.")
-            )
+            message = f"the image {split}/{name} does not exist."
+            problems.append(Problem(file=annotations.name, message=message, is_skippable=True))
         elif not captions[image_id]:
-            problems.append(Problem(file=annotations.name, message=f"{split}/{name} has no caption."))
+            message, image = f"{split}/{name} has no caption.", (folder / name,)
+            problems.append(Problem(file=annotations.name, message=message, is_skippable=True, images=image))
         else:
             chosen = _choose(captions[image_id], caption, image_id=image_id, seed=seed)
             for suffix, prompt in chosen.items():

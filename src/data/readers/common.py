@@ -73,7 +73,10 @@ def scan(folder: Path) -> Folder:
         folders[:] = sorted(name for name in folders if not _is_rubbish(name))
         for name in sorted(files):
             if (group := _group(found, name)) is not None:
-                _add(group, Path(place, name), folder=folder, root=root, problems=found.problems)
+                problem = _add(group, Path(place, name), folder=folder, root=root)
+                if problem is not None:
+                    # Without one image the others are what they are; not so without captions.
+                    found.problems.append(replace(problem, is_skippable=group is found.images))
         for name in folders:
             link = Path(place, name)
             if link.is_symlink() and not _is_within(link, root):
@@ -98,15 +101,16 @@ def _group(found: Folder, name: str) -> dict[str, Path] | None:
     return found.texts if suffix == ".txt" else None
 
 
-def _add(group: dict[str, Path], file: Path, *, folder: Path, root: Path, problems: list[Problem]) -> None:
+def _add(group: dict[str, Path], file: Path, *, folder: Path, root: Path) -> Problem | None:
     name = file.relative_to(folder).as_posix()
     if not is_text(name):
         message = "the file's name is not UTF-8 or holds control characters. Rename it."
-        problems.append(Problem(file=ascii(name), message=message))
-    elif file.is_symlink() and not _is_within(file, root):
-        problems.append(_outside(name, file))
-    elif file.is_file():
+        return Problem(file=ascii(name), message=message)
+    if file.is_symlink() and not _is_within(file, root):
+        return _outside(name, file)
+    if file.is_file():
         group[name] = file
+    return None
 
 
 def _is_within(link: Path, root: Path) -> bool:

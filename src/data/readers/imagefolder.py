@@ -56,7 +56,8 @@ def read_imagefolder(
         captions, tables, caption_column=caption_column, column_remedy="Set dataset.reader.caption_column."
     )
     for name in captions.without_line():
-        captions.refuse(name, f"has no caption. Add a line for it to {_nearest(name, list(tables))}.")
+        message = f"has no caption. Add a line for it to {_nearest(name, list(tables))}."
+        captions.refuse(name, message, image=name)
     records = [
         Record(
             path=image,

@@ -123,11 +123,11 @@ def _parse_lines(text: str, name: str) -> _Table:
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
             message = f"{shown(line.strip())} is no valid JSON ({reason}). Mend or delete the line."
-            problems.append(Problem(file=where, message=message))
+            problems.append(Problem(file=where, message=message, is_skippable=True))
             continue
         if not isinstance(values, dict):
             message = f'{shown(line.strip())} is no object. Write {{"{FILE_COLUMN}": ..., "text": ...}}.'
-            problems.append(Problem(file=where, message=message))
+            problems.append(Problem(file=where, message=message, is_skippable=True))
             continue
         rows.append(_Row(where=where, values=values))
     columns = dict.fromkeys(key for row in rows for key in row.values)
@@ -153,7 +153,7 @@ def _parse_csv(text: str, name: str) -> _Table:
                 message = (
                     f"has {len(cells)} cells for {len(columns)} columns. Put texts with commas in quotes."
                 )
-                problems.append(Problem(file=where, message=message))
+                problems.append(Problem(file=where, message=message, is_skippable=True))
                 continue
             rows.append(_Row(where=where, values=dict(zip(columns, cells, strict=False))))
     except csv.Error as error:

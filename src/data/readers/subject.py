@@ -55,7 +55,7 @@ def read_subject(
         return _with_default_caption(path, found, default_caption, placeholder)
     for name in captions.without_line():
         message = remedy.replace("{name}", name).replace("{stem}", name.rpartition(".")[0])
-        captions.refuse(name, f"has no caption. {message}")
+        captions.refuse(name, f"has no caption. {message}", image=name)
     records = [
         Record(path=photo, caption=captions.captions[name], id=name)
         for name, photo in found.images.items()
@@ -124,7 +124,7 @@ def add_sidecars(captions: CaptionTable, sidecars: dict[str, list[str]], found: 
     for name, photos in sidecars.items():
         text, problems = read_text(found.texts[name], name=name)
         if text is None:
-            captions.skip_file(*problems)
+            captions.skip_images(name, photos, problems)
             continue
         for photo in photos:
             captions.add(where=name, name=photo, caption=text)

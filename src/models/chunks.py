@@ -1,0 +1,103 @@
+"""Prompts that are longer than CLIP's text encoder takes, in chunks. Of tokens alone: no torch."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from transformers import CLIPTokenizer
+
+# A chunk ends after its last comma if that leaves fewer of its tokens empty.
+_COMMA_REACH = 20
+_NUMBER_AROUND_COMMA = re.compile(r"\d,\d")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A part of a prompt that the text encoder takes at once.
+
+    Attributes:
+        token_ids: without start, end and padding.
+        start: where its text begins in the prompt.
+    """
+
+    token_ids: list[int]
+    start: int
+
+
+def split_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
+    """The chunks of a prompt, at least one.
+
+    A chunk ends after its last comma if that leaves fewer than 20 tokens empty, else at the end of a word,
+    that is before white space. Only a word that no chunk can hold is torn.
+    """
+    encoded = _encode(tokenizer, prompt)
+    ids, spans = encoded.input_ids, encoded.offset_mapping
+    size = tokenizer.model_max_length - 2
+    chunks, start = [], 0
+    while len(ids) - start > size:
+        end = _chunk_end(prompt, spans, start, start + size)
+        chunks.append(Chunk(token_ids=ids[start:end], start=spans[start][0]))
+        start = end
+    chunks.append(Chunk(token_ids=ids[start:], start=spans[start][0] if start < len(ids) else 0))
+    return chunks
+
+
+def num_chunks_needed(tokenizers: Sequence[CLIPTokenizer], prompt: str) -> int:
+    """How many chunks hold all of a prompt."""
+    if _surely_fits(tokenizers, prompt):
+        return 1
+    return max(len(split_prompt(tokenizer, prompt)) for tokenizer in tokenizers)
+
+
+def unseen_text(tokenizers: Sequence[CLIPTokenizer], prompt: str, max_chunks: int) -> str:
+    """The end of a prompt that so many chunks do not hold, from the first word that is not whole."""
+    if _surely_fits(tokenizers, prompt):
+        return ""
+    return max((_unseen(tokenizer, prompt, max_chunks) for tokenizer in tokenizers), key=len)
+
+
+def _encode(tokenizer: CLIPTokenizer, prompt: str) -> Any:
+    """Token ids, and which part of the prompt each one stands for (`offset_mapping`)."""
+    return tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+
+def _surely_fits(tokenizers: Sequence[CLIPTokenizer], prompt: str) -> bool:
+    """Most captions need no counting: a token is at least a character of plain text."""
+    return prompt.isascii() and len(prompt) <= min(each.model_max_length for each in tokenizers) - 2
+
+
+def _chunk_end(prompt: str, spans: Sequence[tuple[int, int]], start: int, limit: int) -> int:
+    """Which token begins the next chunk, for a chunk that begins at token `start` and must end by `limit`."""
+    for end in range(limit, max(start, limit - _COMMA_REACH), -1):
+        if _ends_with_comma(prompt, spans, end):
+            return end
+    for end in range(limit, start, -1):
+        if _starts_word(prompt, spans, end):
+            return end
+    return limit
+
+
+def _ends_with_comma(prompt: str, spans: Sequence[tuple[int, int]], end: int) -> bool:
+    """Whether a comma stands before a token, and none of a number such as 1,000."""
+    place = spans[end - 1][1]
+    return prompt[place - 1] == "," and not _NUMBER_AROUND_COMMA.match(prompt[max(0, place - 2) : place + 1])
+
+
+def _starts_word(prompt: str, spans: Sequence[tuple[int, int]], index: int) -> bool:
+    return any(character.isspace() for character in prompt[spans[index - 1][1] : spans[index][0]])
+
+
+def _unseen(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int) -> str:
+    if max_chunks > 1:
+        chunks = split_prompt(tokenizer, prompt)
+        return prompt[chunks[max_chunks].start :].strip() if len(chunks) > max_chunks else ""
+    spans = _encode(tokenizer, prompt).offset_mapping
+    first = tokenizer.model_max_length - 2
+    if len(spans) <= first:
+        return ""
+    words = (
+        i for i in range(first, 0, -1) if _starts_word(prompt, spans, i) or _ends_with_comma(prompt, spans, i)
+    )
+    return prompt[spans[next(words, first)][0] :].strip()
