@@ -309,7 +309,7 @@ def test_two_jobs_fill_one_cache_and_one_is_killed(make, tmp_path):
     second.join()
     assert second.exitcode == 0
     dataset = make()
-    assert dataset.num_missing() == (0, 0)
+    assert dataset.num_missing() == ({}, 0)
     draws = draws_of(dataset)
     fresh = make(cached=False)
     assert_equal(dataset.batch(draws, [1.0] * len(draws)), fresh.batch(draws, [1.0] * len(draws)))

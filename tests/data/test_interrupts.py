@@ -32,7 +32,7 @@ def test_encoding(tmp_path: Path, times: int) -> None:
         return EncodedDataset(
             records,
             hashes=hashes,
-            size=(32, 24),
+            sizes={record.id: (32, 24) for record in records},
             seed=0,
             encode_images=encoders.images,
             encode_text=encoders.text,
@@ -51,7 +51,7 @@ def test_encoding(tmp_path: Path, times: int) -> None:
 
     interrupted_often(lambda: dataset().fill(), check, times=times, longest=0.08)
     assert len(kept) == 40 + 41
-    assert dataset().num_missing() == (0, 0)
+    assert dataset().num_missing() == ({}, 0)
 
 
 def begin_again(folder: Path) -> None:

@@ -10,7 +10,7 @@ from tests.data.benchmarks.scale import COCO_TRAIN
 
 ROOT = Path(__file__).parents[2]
 SMALL, LARGE = 1000, 6000
-# MiB for COCO's training images, of the 2 GiB that they may take; about 500 were measured (docs/data.md).
+# MiB for COCO's training images, of the 2 GiB that they may take; about 500 were measured (docs/caches.md).
 MOST = 1024
 PROGRAM = """
 import sys

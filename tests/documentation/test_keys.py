@@ -128,7 +128,7 @@ def test_no_key_is_left_out():
 @pytest.mark.parametrize("option", ["arasaac", "coco"])
 def test_the_options_of_a_source(option):
     column = f"Option (`dataset={option}`)"
-    rows = [row for table in tables(text_of("docs/data.md")) for row in table if column in row]
+    rows = [row for table in tables(text_of("docs/sources.md")) for row in table if column in row]
     source = composed("train", f"dataset={option}")["dataset"]["source"]
     documented = {row[column].strip("`").removeprefix("dataset.source."): row["Default"] for row in rows}
     assert documented.keys() == source.keys() - {"_target_"}
