@@ -293,6 +293,8 @@ def test_errors_in_workers_keep_to_one_line(make, photos):
 
 
 def _fill(dataset: EncodedDataset) -> None:
+    # A forked process has none of its parent's threads, and would wait for them.
+    torch.set_num_threads(1)
     dataset.fill()
 
 
