@@ -1,5 +1,6 @@
 """Everything that can be wrong with a dataset, found before any work is done and listed at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class DatasetReport:
             id; empty where the resolution is not known yet.
         group_keys: What must stay on one side of the split has one key: same contents, and near duplicates
             where these were looked for. By record id.
+        has_near: Whether near duplicates were looked for.
         warnings: What a user should know and may leave as it is.
     """
 
@@ -37,6 +39,7 @@ class DatasetReport:
     sizes: dict[str, Size]
     training_sizes: dict[str, Size]
     group_keys: dict[str, str]
+    has_near: bool
     warnings: list[str]
 
 
@@ -67,24 +70,37 @@ def check_dataset(
     Raises:
         DatasetProblems: with all that must be mended.
     """
-    is_skipping = on_problem == "skip"
     report = survey_dataset(
         result,
         resolution=resolution,
         bucket_rules=bucket_rules,
         memo_file=memo_file,
         near_duplicates=near_duplicates,
-        decode_all=is_skipping,
+        decode_all=on_problem == "skip",
     )
-    refused = [problem for problem in report.problems if not (is_skipping and problem.is_skippable)]
-    problems = [str(problem) for problem in refused]
-    if not problems and (shortage := too_few(report) if needs_split else _none_left(report)):
-        problems = [shortage]
-    if problems:
-        raise DatasetProblems(
-            _heading(report.problems, problems, name=name, is_skipping=is_skipping), problems
-        )
+    shortage = too_few(report) if needs_split else none_left(report.problems, report.records)
+    refuse(report.problems, name=name, on_problem=on_problem, shortage=shortage)
     return report
+
+
+def refuse(problems: Sequence[Problem], *, name: str, on_problem: str, shortage: str | None) -> None:
+    """Refuses what cannot be trained on.
+
+    Args:
+        problems: All that was found.
+        name: What they were found in.
+        on_problem: See `check_dataset`.
+        shortage: What is missing of what is sound, if anything is.
+
+    Raises:
+        DatasetProblems: with all that must be mended.
+    """
+    is_skipping = on_problem == "skip"
+    refused = [str(problem) for problem in problems if not (is_skipping and problem.is_skippable)]
+    if not refused and shortage is not None:
+        refused = [shortage]
+    if refused:
+        raise DatasetProblems(_heading(problems, refused, name=name, is_skipping=is_skipping), refused)
 
 
 def survey_dataset(
@@ -109,11 +125,12 @@ def survey_dataset(
     """
     named = dict.fromkeys(image for problem in result.problems for image in problem.images)
     paths = list(dict.fromkeys([*(record.path for record in result.records), *named]))
+    has_near = near_duplicates == "always" or (near_duplicates == "auto" and is_decoded_in_full(len(paths)))
     inspections = inspect_files(
         paths,
         memo_file=memo_file,
         decode=True if decode_all or near_duplicates == "always" else None,
-        with_fingerprints=finds_near_duplicates(near_duplicates, len(paths)),
+        with_fingerprints=has_near,
     )
     ids = {record.path: record.id for record in reversed(result.records)}
     names = {path: ids.get(path, str(path)) for path in paths}
@@ -131,7 +148,8 @@ def survey_dataset(
     seen = {record.id: inspections[record.path] for record in records}
     training_sizes = {record.id: trained_at[record.path] for record in records if trained_at}
     hashes = {id: inspection.sha256 for id, inspection in seen.items()}
-    keys = group_near_duplicates({seen[id].sha256: seen[id].fingerprint for id in hashes})
+    # The memo may know fingerprints that nobody asked for now.
+    keys = group_near_duplicates({saw.sha256: saw.fingerprint if has_near else "" for saw in seen.values()})
     return DatasetReport(
         problems=problems,
         records=records,
@@ -141,6 +159,7 @@ def survey_dataset(
         sizes={id: (inspection.width, inspection.height) for id, inspection in seen.items()},
         training_sizes=training_sizes,
         group_keys={id: keys[content] for id, content in hashes.items()},
+        has_near=has_near,
         warnings=[
             *result.warnings,
             *image_warnings(records, seen, training_sizes),
@@ -168,11 +187,6 @@ def _training_sizes(
     return buckets, problems
 
 
-def finds_near_duplicates(near_duplicates: str, num_images: int) -> bool:
-    """Whether near duplicates are looked for in a set of this size; see `survey_dataset`."""
-    return near_duplicates == "always" or (near_duplicates == "auto" and is_decoded_in_full(num_images))
-
-
 def too_few(report: DatasetReport) -> str | None:
     """What is missing for two sides of a split, if anything is."""
     num_images, num_groups = report.num_images, len(set(report.group_keys.values()))
@@ -190,15 +204,12 @@ def too_few(report: DatasetReport) -> str | None:
     )
 
 
-def _none_left(report: DatasetReport) -> str | None:
-    return (
-        None
-        if report.records
-        else f"{len(report.problems)} problems leave no image. Mend some, or add others."
-    )
+def none_left(problems: Sequence[Problem], records: Sequence[Record]) -> str | None:
+    """That problems leave nothing, if that is so."""
+    return None if records else f"{len(problems)} problems leave no image. Mend some, or add others."
 
 
-def _heading(found: list[Problem], refused: list[str], *, name: str, is_skipping: bool) -> str:
+def _heading(found: Sequence[Problem], refused: list[str], *, name: str, is_skipping: bool) -> str:
     count = f"{len(refused)} problem{'s' if len(refused) > 1 else ''}"
     remedy = ". Mend them and start again:"
     if is_skipping:

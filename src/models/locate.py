@@ -7,7 +7,7 @@ from typing import Literal
 from src.errors import UserError
 from src.files import read_json
 from src.models.detect import Architecture, detect_folder, detect_single_file
-from src.models.hub import fetch_from_hub, is_hub_id
+from src.models.hub import cached_folder, fetch_from_hub, is_hub_id
 from src.models.weight_files import variants_to_try
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -32,7 +32,18 @@ def native_resolution(
         UserError: missing, unsupported, or another architecture than asked for.
     """
     place, found = look_at(path, architecture=architecture, revision=revision, variant=variant)
-    folder = place if place.is_dir() else CONFIGS / found
+    return _resolution_of(place if place.is_dir() else CONFIGS / found)
+
+
+def cached_resolution(path: str, *, revision: str | None = None) -> int | None:
+    """What `native_resolution` says of a hub id, if the local cache knows it; nothing is downloaded."""
+    folder = cached_folder(path, revision=revision) if is_hub_id(path) else None
+    if folder is None or not all((folder / part / "config.json").is_file() for part in ("unet", "vae")):
+        return None
+    return _resolution_of(folder)
+
+
+def _resolution_of(folder: Path) -> int:
     unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 

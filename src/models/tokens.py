@@ -82,7 +82,13 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """
     if not folder.is_dir():
         raise UserError(f"The tokenizer folder {folder} is missing. Copy or download the model again.")
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the Rust tokenizers raise it bare; others are OSError, ValueError, KeyError
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"The tokenizer in {folder} is damaged ({reason[0]}). Copy or download the model again."
+        ) from error
 
 
 def _clip_tokenizers(number: int) -> list[CLIPTokenizer]:

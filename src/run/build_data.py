@@ -10,14 +10,17 @@ from src.config.schema import DatasetConfig, TrainConfig
 from src.config.targets import build
 from src.data.buckets import BucketRules, bucket_rules, describe_buckets
 from src.data.data_manager import DataManager
-from src.data.preflight import DatasetReport, check_dataset
+from src.data.preflight import DatasetReport, none_left, refuse, survey_dataset, too_few
 from src.data.readers.common import read_attribution
 from src.data.records import ReadResult, few
 from src.data.split import Split, split_file_path, split_records, split_warnings
-from src.models.locate import native_resolution
-from src.run.class_folder import ClassImages, check_with_class_folder
+from src.models.locate import cached_resolution, native_resolution
+from src.run.class_folder import ClassImages, survey_class_folder
 
 log = logging.getLogger(__name__)
+NO_BUCKETS_YET = (
+    "Buckets are known when the base model is on this machine; until then set dataset.resolution to see them."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,22 +108,12 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
     Raises:
         UserError: with all that must be mended.
     """
-    dataset = config.dataset
+    is_skipping = config.dataset.on_problem == "skip"
     result = read_dataset(config)
-
-    def check() -> DatasetReport:
-        return check_dataset(
-            result,
-            resolution=size,
-            bucket_rules=None if size is None else rules_of(dataset, size=size),
-            name=f"dataset {dataset.name} ({dataset.path})",
-            memo_file=memo_file(config),
-            near_duplicates=dataset.near_duplicates,
-            on_problem=dataset.on_problem,
-        )
-
-    report, class_images = check_with_class_folder(config, check, size=size)
-    left_out = [*report.problems, *([] if class_images is None else class_images.left_out)]
+    report = survey(config, result, size=size, decode_all=is_skipping)
+    class_images = survey_class_folder(config, report, size=size, decode_all=is_skipping)
+    _refuse_problems(config, report, class_images)
+    left_out = [*report.problems, *([] if class_images is None else class_images.problems)]
     if left_out:
         log.warning(
             "Left out by dataset.on_problem=skip for %d problem%s (all in skipped.json): %s",
@@ -128,6 +121,8 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
             "" if len(left_out) == 1 else "s",
             few([str(problem) for problem in left_out]),
         )
+    for warning in [] if class_images is None else class_images.warnings:
+        log.warning("%s", warning)
     for warning in report.warnings:
         log.warning("%s", warning)
     split = split_dataset(config, report)
@@ -138,9 +133,31 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
     )
 
 
-def memo_file(config: TrainConfig) -> Path:
-    """Where it is remembered which files of the dataset are sound."""
-    return Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(config.dataset)}.json"
+def survey(
+    config: TrainConfig, result: ReadResult, *, size: tuple[int, int] | None, decode_all: bool
+) -> DatasetReport:
+    """Looks at all of a dataset, as configured; see `survey_dataset`."""
+    return survey_dataset(
+        result,
+        resolution=size,
+        bucket_rules=None if size is None else rules_of(config.dataset, size=size),
+        memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(config.dataset)}.json",
+        near_duplicates=config.dataset.near_duplicates,
+        decode_all=decode_all,
+    )
+
+
+def _refuse_problems(config: TrainConfig, report: DatasetReport, class_images: ClassImages | None) -> None:
+    """See `refuse`; of dataset and class images at once."""
+    dataset = config.dataset
+    problems, shortage = report.problems, too_few(report)
+    name = f"dataset {dataset.name} ({dataset.path})"
+    if class_images is not None and (class_images.problems or not class_images.records):
+        of_class = f"class images ({dataset.class_images.path})"
+        name = f"{name} and its {of_class}" if problems else of_class
+        problems = [*problems, *class_images.problems]
+        shortage = shortage or none_left(class_images.problems, class_images.records)
+    refuse(problems, name=name, on_problem=dataset.on_problem, shortage=shortage)
 
 
 def split_dataset(config: TrainConfig, report: DatasetReport, *, keep: bool = True) -> Split:
@@ -202,6 +219,8 @@ def known_training_size(config: TrainConfig) -> tuple[int, int] | None:
     if Path(str(config.model.path)).exists():
         return training_size(config)
     resolution = config.dataset.resolution
+    if resolution is None:
+        resolution = cached_resolution(str(config.model.path), revision=config.model.revision)
     return None if resolution is None else parse_size("dataset.resolution", resolution)
 
 
@@ -210,7 +229,7 @@ def _folder_key(dataset: DatasetConfig) -> str:
     return f"{dataset.name}-{hashlib.sha256(str(Path(dataset.path).resolve()).encode()).hexdigest()[:8]}"
 
 
-def describe(config: TrainConfig, data: PreparedData) -> str:
+def describe(config: TrainConfig, data: PreparedData, *, num_processes: int = 1) -> str:
     """A line: how many images, where from, how split. With buckets a second one: how they fill these."""
     line = (
         f"Data: {data.report.num_records} captioned images from {config.dataset.path}, "
@@ -219,6 +238,7 @@ def describe(config: TrainConfig, data: PreparedData) -> str:
     if not config.dataset.buckets.enabled:
         return line
     if not data.report.training_sizes:
-        return f"{line}\nBuckets: known when the base model is there; or set dataset.resolution"
+        return f"{line}\n{NO_BUCKETS_YET}"
+    batch_size = config.trainer.batch_size * num_processes
     trained_at = {record.id: data.report.training_sizes[record.id] for record in data.split.train}
-    return f"{line}\n{describe_buckets(trained_at, batch_size=config.trainer.batch_size)}"
+    return f"{line}\n{describe_buckets(trained_at, batch_size=batch_size)}"

@@ -1,6 +1,7 @@
 """The command `inspect`: what the data are, and everything that is wrong with them."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from src.config.cli import Job, Outcome
@@ -10,7 +11,7 @@ from src.data.data_manager import prepare
 from src.data.images import parse_colour
 from src.data.overview.findings import CaptionTokens, Findings, count_caption_tokens, gather
 from src.data.overview.write import Overview, write_overview
-from src.data.preflight import DatasetReport, finds_near_duplicates, survey_dataset, too_few
+from src.data.preflight import DatasetReport, none_left, too_few
 from src.data.records import Problem, Record
 from src.data.split import Split, split_warnings
 from src.errors import UserError
@@ -18,14 +19,15 @@ from src.files import require_writable
 from src.loggers.multi import MultiLogger
 from src.logs import run_log
 from src.run.build_data import (
+    NO_BUCKETS_YET,
     data_manager,
     ensure_assets,
     known_training_size,
-    memo_file,
     read_dataset,
-    rules_of,
     split_dataset,
+    survey,
 )
+from src.run.class_folder import survey_class_folder
 from src.run.records import where_lines, write_config
 from src.run.trackers import open_logger
 
@@ -72,20 +74,20 @@ def find(config: TrainConfig) -> Findings:
             reader needs one.
     """
     dataset = config.dataset
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    _fetch_model(config, warnings)
     result, size = read_dataset(config), known_training_size(config)
-    report = survey_dataset(
-        result,
-        resolution=size,
-        bucket_rules=None if size is None else rules_of(dataset, size=size),
-        memo_file=memo_file(config),
-        near_duplicates=dataset.near_duplicates,
-        decode_all=True,
-    )
-    problems, warnings = list(report.problems), list(report.warnings)
+    if dataset.buckets.enabled and size is None:
+        warnings.append(NO_BUCKETS_YET)
+    report = survey(config, result, size=size, decode_all=True)
+    problems += report.problems
+    warnings += report.warnings
+    _look_at_class_folder(config, report, problems, warnings, size=size)
     split = None
     if (shortage := too_few(report)) is None:
         split = _planned_split(config, report, problems)
-    elif not problems:
+    elif not report.problems:
         problems.append(Problem(file=dataset.path, message=shortage))
     if split is not None:
         warnings += split_warnings(split, report.group_keys)
@@ -98,11 +100,40 @@ def find(config: TrainConfig) -> Findings:
         problems=problems,
         warnings=warnings,
         split=split,
-        has_near=finds_near_duplicates(dataset.near_duplicates, report.num_images),
+        has_near=report.has_near,
         tokens=tokens,
         training_size=size,
         buckets=bucket_counts(report.training_sizes) if dataset.buckets.enabled else {},
     )
+
+
+def _fetch_model(config: TrainConfig, warnings: list[str]) -> None:
+    """Brings the built-in model, which sizes and tokens depend on; without it a warning says so."""
+    try:
+        ensure_assets(config.model.dvc, root=Path(config.paths.root_dir))
+    except UserError as error:
+        warnings.append(str(error))
+
+
+def _look_at_class_folder(
+    config: TrainConfig,
+    report: DatasetReport,
+    problems: list[Problem],
+    warnings: list[str],
+    *,
+    size: tuple[int, int] | None,
+) -> None:
+    """Adds what is wrong with the class images, which are on none of the sheets."""
+    try:
+        found = survey_class_folder(config, report, size=size, decode_all=True)
+    except UserError as error:
+        problems.append(Problem(file="class images", message=str(error)))
+        return
+    if found is not None:
+        problems += [replace(problem, images=()) for problem in found.problems]
+        warnings += found.warnings
+        if shortage := none_left(found.problems, found.records):
+            problems.append(Problem(file="class images", message=shortage))
 
 
 def _planned_split(config: TrainConfig, report: DatasetReport, problems: list[Problem]) -> Split | None:
@@ -121,7 +152,6 @@ def _caption_tokens(config: TrainConfig, records: list[Record], warnings: list[s
     model = config.model
     placeholder = config.dataset.placeholder if config.adapter.token_embedding == "train" else None
     try:
-        ensure_assets(model.dvc, root=Path(config.paths.root_dir))
         counter = token_counter(
             str(model.path),
             revision=model.revision,

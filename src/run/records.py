@@ -54,7 +54,7 @@ def lineage_of(
 
 def skipped(data: PreparedData) -> list[dict[str, str]]:
     """What was left out of the dataset and its class images (`dataset.on_problem=skip`), and why."""
-    problems = [*data.report.problems, *([] if data.class_images is None else data.class_images.left_out)]
+    problems = [*data.report.problems, *([] if data.class_images is None else data.class_images.problems)]
     return [{"file": problem.file, "reason": problem.message} for problem in problems]
 
 

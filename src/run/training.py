@@ -57,7 +57,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         ensure_files(config)
         size = training_size(config)
         data = prepare_data(config, size=size)
-        log.info("%s", describe(config, data))
+        log.info("%s", describe(config, data, num_processes=accelerator.num_processes))
         # Before the base model: judges that are missing or prompts that are wrong are found at once.
         callbacks = build_callbacks(config, data, size=size)
         model, data = load_base_and_data(

@@ -272,6 +272,16 @@ def test_fingerprints_are_remembered(tmp_path, monkeypatch):
     assert sides(folder, memo_file=memo_file) == first
 
 
+def test_what_is_remembered_counts_only_where_it_is_asked_for(tmp_path):
+    folder = photos(tmp_path / "photos", 1)
+    copy_of(folder, 1, "a.jpg")
+    memo_file = tmp_path / "memo.json"
+    for _ in range(2):
+        with pytest.raises(DatasetProblems, match=r"near_duplicates=never"):
+            sides(folder, memo_file=memo_file)
+        assert len(sides(folder, near_duplicates="never", memo_file=memo_file)[0]) == 2
+
+
 def test_large_sets_are_searched_only_when_asked(tmp_path, monkeypatch):
     folder = photos(tmp_path / "photos", *range(5))
     copy_of(folder, 1, "copy.jpg")

@@ -147,7 +147,8 @@ def test_problems_of_both_folders_are_listed_together(place, tmp_path):
     _, config = compose(*place, "trainer.prior_loss_weight=1", f"dataset.class_images.path={folder}")
     with pytest.raises(DatasetProblems) as caught:
         prepare_data(config, size=(32, 32))
-    assert "2 problems in the dataset and its class images" in str(caught.value)
+    assert str(caught.value).startswith("2 problems in the dataset subject (")
+    assert f"and its class images ({folder})" in str(caught.value)
     assert "IMG_0002.png: " in str(caught.value)
     assert "class:toy.png: " in str(caught.value)
     photo_folder(tmp_path / "photos", 6)
@@ -169,6 +170,23 @@ def test_damaged_class_images_are_left_out_if_asked(place, tmp_path):
     _, config = compose(*place, *overrides, "dataset.on_problem=skip")
     with pytest.raises(DatasetProblems, match="2 problems leave no image"):
         prepare_data(config, size=(32, 32))
+
+
+def test_an_image_in_both_folders_is_listed_with_the_others_and_left_out_of_one(place, tmp_path):
+    folder = photo_folder(tmp_path / "toys", 1, captions=False)
+    noise_image(100).save(folder / "toy.png")
+    truncate(tmp_path / "photos" / "IMG_0002.png")
+    overrides = ["trainer.prior_loss_weight=1", f"dataset.class_images.path={folder}"]
+    _, config = compose(*place, *overrides)
+    with pytest.raises(
+        DatasetProblems, match=r"(?s)on_problem=skip.*IMG_0002\.png.*class:IMG_0000\.png: is in"
+    ):
+        prepare_data(config, size=(32, 32))
+    _, config = compose(*place, *overrides, "dataset.on_problem=skip")
+    data = prepare_data(config, size=(32, 32))
+    assert len(data.result.records) == 5
+    assert [record.id for record in data.class_images.records] == ["class:toy.png"]
+    assert list(data.class_images.hashes) == list(data.class_images.sizes) == ["class:toy.png"]
 
 
 def test_an_image_in_both_folders_is_a_problem(place, tmp_path):

@@ -1,6 +1,7 @@
 """The command `inspect`, from configuration to page."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from src.config.build import check_config, plain, register
 from src.config.cli import CONFIG_DIR, Job
 from src.config.composition import Root, compose_root
 from src.errors import UserError
+from src.models.locate import native_resolution
 from src.run.build_data import prepare_data
 from src.run.inspect import run_inspect
 from tests.data.pictures import noise_image, photo_folder, truncate
@@ -135,6 +137,60 @@ def test_buckets_are_those_of_training(tmp_path, pocket_sd15):
     assert [problem["images"] for problem in summary["problems"]] == [["IMG_0003.png"]]
     assert "400x20" in summary["problems"][0]["message"]
     assert (tmp_path / "run" / "inspect" / "buckets.png").exists()
+
+
+def test_buckets_of_a_model_of_the_hub(tmp_path, pocket_sd15, monkeypatch):
+    """Known from the local cache; nothing is downloaded for them, and that they are not known is said."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    photo_folder(tmp_path / "photos", 4)
+    overrides = ("dataset.buckets.enabled=true", "dataset.resolution=null")
+    _, summary = inspect(tmp_path, "owner/tiny", *overrides)
+    assert summary["buckets"] == {}
+    assert any("Buckets are known when" in warning for warning in summary["warnings"])
+    place = tmp_path / "hub" / "models--owner--tiny"
+    shutil.copytree(pocket_sd15, place / "snapshots" / "1234")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("1234")
+    _, summary = inspect(tmp_path, "owner/tiny", *overrides)
+    side = native_resolution(str(pocket_sd15))
+    assert summary["training_size"] == [side, side]
+    assert sum(summary["buckets"].values()) + len(summary["problems"]) == 4
+
+
+def test_class_images_are_looked_at(tmp_path, pocket_sd15):
+    photo_folder(tmp_path / "photos", 4)
+    toys = tmp_path / "toys"
+    overrides = ("trainer.prior_loss_weight=1", f"dataset.class_images.path={toys}")
+    outcome, summary = inspect(tmp_path, pocket_sd15, *overrides)
+    assert outcome.exit_code == 1
+    assert "is not a folder" in summary["problems"][0]["message"]
+    toys.mkdir()
+    for number in range(3):
+        noise_image(100 + number).save(toys / f"toy{number}.png")
+    outcome, _ = inspect(tmp_path, pocket_sd15, *overrides)
+    assert outcome.exit_code == 0
+    truncate(toys / "toy1.png")
+    shutil.copy(tmp_path / "photos" / "IMG_0000.png", toys / "same.png")
+    truncate(tmp_path / "photos" / "IMG_0001.png")
+    outcome, summary = inspect(tmp_path, pocket_sd15, *overrides)
+    assert [problem["file"] for problem in summary["problems"]] == [
+        "IMG_0001.png",
+        "class:toy1.png",
+        "class:same.png",
+    ]
+    assert len(summary["images"]) == 4
+
+
+def test_a_damaged_tokenizer_is_a_warning(tmp_path, pocket_sd15):
+    photo_folder(tmp_path / "photos", 4)
+    model = shutil.copytree(pocket_sd15, tmp_path / "model")
+    for name in ("vocab.json", "tokenizer.json"):
+        if (model / "tokenizer" / name).exists():
+            truncate(model / "tokenizer" / name)
+    outcome, summary = inspect(tmp_path, model)
+    assert outcome.exit_code == 0
+    assert any("The tokenizer in" in warning for warning in summary["warnings"])
 
 
 def test_tokens_of_long_prompts(tmp_path, pocket_sd15):

@@ -40,7 +40,7 @@ def make(folder: Path, *, name: str, precision: str, num_images: int) -> tuple[E
     dataset = EncodedDataset(
         records,
         hashes={record.id: record.id for record in records},
-        size=(pixels, pixels),
+        sizes={record.id: (pixels, pixels) for record in records},
         seed=0,
         encode_images=_never,
         encode_text=_never,

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from src.data.buckets import bucket_counts
 from src.data.encode import EncodedDataset
 from src.data.latent_cache import LatentCache
 from src.data.loader import step_batches
@@ -180,7 +181,7 @@ def whole_way(folder: Path, num_images: int, *, num_workers: int = 2) -> list[St
         return EncodedDataset(
             records,
             hashes=report.hashes,
-            size=(8, 8),
+            sizes=report.training_sizes,
             seed=0,
             flip=train,
             num_variants=2 if train else 1,
@@ -221,9 +222,12 @@ def whole_way(folder: Path, num_images: int, *, num_workers: int = 2) -> list[St
             attribution=None,
             split={"train": train.ids, "validation": held_out.ids},
             held_out_files={str(r.path.resolve()): report.hashes[r.id] for r in split.validation},
+            class_images={},
+            class_captions={},
             base_hash="",
             architecture="",
             resolution=(8, 8),
+            buckets=bucket_counts(report.training_sizes),
         )
         write_json_atomic(cache / "lineage.json", lineage)
     assert probe.ids == train.ids
