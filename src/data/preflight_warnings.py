@@ -50,9 +50,9 @@ def image_warnings(
         if first != record.id and seen[first] is not inspection:
             duplicates.append(f"{record.id} (same as {first})")
     return [
-        *_summary(misnamed, "are of another format than their name says; the content counts"),
-        *_summary(small, f"are smaller than {trained_at} and will be enlarged"),
-        *_summary(duplicates, "are exact duplicates and stay on one side of the split"),
+        *_summary(misnamed, "of another format than the name says; the content counts"),
+        *_summary(small, f"smaller than {trained_at} and will be enlarged"),
+        *_summary(duplicates, "on one side of the split with an exact duplicate"),
     ]
 
 
@@ -60,7 +60,8 @@ def _summary(names: list[str], what: str) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return [f"{len(names)} images {what}: {', '.join(names[:_MAX_LISTED])}{more}."]
+    are = "image is" if len(names) == 1 else "images are"
+    return [f"{len(names)} {are} {what}: {', '.join(names[:_MAX_LISTED])}{more}."]
 
 
 def near_duplicate_warnings(hashes: dict[str, str], keys: dict[str, str]) -> list[str]:
@@ -74,7 +75,8 @@ def near_duplicate_warnings(hashes: dict[str, str], keys: dict[str, str]) -> lis
     listed = "; ".join(f"({few(group, _MAX_LISTED)})" for group in groups[:_MAX_LISTED])
     more = f" and {len(groups) - _MAX_LISTED} more groups" if len(groups) > _MAX_LISTED else ""
     num_images, num_groups = sum(map(len, groups)), len(groups)
+    stay = "group that stays" if num_groups == 1 else "groups that stay"
     return [
-        f"{num_images} images are near duplicates, in {num_groups} group{'s' if num_groups > 1 else ''} that "
-        f"stay on one side of the split: {listed}{more}."
+        f"{num_images} images are near duplicates, in {num_groups} {stay} "
+        f"on one side of the split: {listed}{more}."
     ]

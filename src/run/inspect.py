@@ -12,7 +12,7 @@ from src.data.images import parse_colour
 from src.data.overview.findings import CaptionTokens, Findings, count_caption_tokens, gather
 from src.data.overview.write import Overview, write_overview
 from src.data.preflight import DatasetReport, none_left, too_few
-from src.data.records import Problem, Record
+from src.data.records import Problem, Record, few
 from src.data.split import Split, split_warnings
 from src.errors import UserError
 from src.files import require_writable
@@ -166,13 +166,20 @@ def _caption_tokens(config: TrainConfig, records: list[Record], warnings: list[s
             f"Tokens of captions are not counted: the base model {model.path} is not on this machine."
         )
         return None
-    return count_caption_tokens(
+    tokens = count_caption_tokens(
         records,
         count=counter.count,
         unseen=counter.unseen,
         chunk_size=counter.chunk_size,
         max_chunks=counter.max_chunks,
     )
+    if tokens.lost:
+        names = few([lost.name for lost in tokens.lost])
+        warnings.append(
+            f"The text encoder will not see the end of {len(tokens.lost)} of {len(records)} captions "
+            f"({tokens.room} fit): {names}. The page shows what is lost."
+        )
+    return tokens
 
 
 def _log_to_trackers(findings: Findings, overview: Overview, logger: MultiLogger) -> None:

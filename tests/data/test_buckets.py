@@ -194,4 +194,4 @@ def test_the_preflight_lists_what_fits_no_bucket_with_everything_else(tmp_path):
     (tmp_path / "empty.png").unlink()
     report = preflight(tmp_path, max_upscale=1.6, max_crop=0.5)
     assert report.training_sizes["tiny.png"] == (32, 32)
-    assert any("1 images are smaller than their buckets" in warning for warning in report.warnings)
+    assert any("1 image is smaller than their buckets" in warning for warning in report.warnings)

@@ -199,7 +199,7 @@ def test_the_preflight_names_them_and_the_split_keeps_them_together(tmp_path):
     assert left_out == []
     assert all(found[f"copy_{n}.jpg"] == found[f"IMG_000{n}.png"] for n in range(6))
     assert set(found.values()) == {"train", "validation"}
-    assert warnings[0].startswith("1 images are exact duplicates")
+    assert warnings[0].startswith("1 image is on one side of the split with an exact duplicate")
     assert warnings[1].startswith("12 images are near duplicates, in 6 groups that stay on one side")
     assert "(IMG_0000.png, copy_0.jpg)" in warnings[1]
     assert len(warnings) == 2

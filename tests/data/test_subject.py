@@ -99,6 +99,19 @@ def test_metadata_of_hugging_face(tmp_path, suffix, encoding):
     assert "taken for the photo 'IMG_0001.HEIC'" in warning
 
 
+def test_many_names_with_another_extension_are_one_line(tmp_path):
+    photo_folder(tmp_path, 6)
+    text = (tmp_path / "captions.txt").read_text()
+    (tmp_path / "captions.txt").write_text(text.replace(".png", ".jpg"))
+    result = read_subject(path=tmp_path, placeholder="sksToy")
+    assert len(result.records) == 6
+    (warning,) = result.warnings
+    assert warning.startswith(
+        "6 names differ from their photos' in letter case or extension: 'IMG_0000.jpg' (IMG_0000.png), "
+    )
+    assert warning.endswith("and 3 more.")
+
+
 def test_metadata_with_several_caption_columns(tmp_path):
     photo_folder(tmp_path, 1, captions=False)
     metadata(tmp_path, {"file_name": "IMG_0000.png", "text": "a", "caption": "b"})

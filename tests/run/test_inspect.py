@@ -200,6 +200,7 @@ def test_tokens_of_long_prompts(tmp_path, pocket_sd15):
     _, cut = inspect(tmp_path, pocket_sd15)
     assert len(cut["captions_cut"]) == 4
     assert cut["token_limit"] == 75
+    assert any("not see the end of 4 of 4 captions (75 tokens fit)" in text for text in cut["warnings"])
     _, whole = inspect(tmp_path, pocket_sd15, "model.long_prompts=true")
     assert whole["captions_cut"] == []
     assert whole["token_limit"] == 3 * 75

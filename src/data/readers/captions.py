@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from src.data.readers.common import MAX_CAPTION, is_text, simplify, text_of
-from src.data.records import Problem
+from src.data.records import Problem, few
 
 _SHOWN = 100
+_MOST_GUESSES = 3
 
 
 class NameMatcher:
@@ -43,7 +44,26 @@ class CaptionTable:
         self._has_unread = False
         self.captions: dict[str, str] = {}
         self.problems: list[Problem] = []
-        self.warnings: list[str] = []
+        self._guesses: list[tuple[str, str, str]] = []
+        self._other_warnings: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """Which names were taken for which photos, of many the first few, and what else `warn` was told."""
+        guesses = [
+            f"{where}: {shown(name)} was taken for the photo {image!r}."
+            for where, name, image in self._guesses
+        ]
+        if len(guesses) > _MOST_GUESSES:
+            pairs = few([f"{shown(name)} ({image})" for _, name, image in self._guesses], _MOST_GUESSES)
+            guesses = [
+                f"{len(guesses)} names differ from their photos' in letter case or extension: {pairs}."
+            ]
+        return [*guesses, *self._other_warnings]
+
+    def warn(self, text: str) -> None:
+        """Notes what a user should know."""
+        self._other_warnings.append(text)
 
     def without_line(self) -> list[str]:
         """Images that no line names; none as long as some file could not be read, which may name them."""
@@ -92,7 +112,7 @@ class CaptionTable:
                 return
             self.captions[image] = text_of(caption)
             if image != (f"{folder}/{name}" if folder else name):
-                self.warnings.append(f"{where}: {shown(name)} was taken for the photo {image!r}.")
+                self._guesses.append((where, name, image))
 
 
 def caption_fault(caption: str) -> str | None:

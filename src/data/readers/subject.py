@@ -129,7 +129,7 @@ def add_sidecars(captions: CaptionTable, sidecars: dict[str, list[str]], found: 
         for photo in photos:
             captions.add(where=name, name=photo, caption=text)
     if others := [name for name in found.texts if name not in sidecars]:
-        captions.warnings.append(f"Text files without a photo of their name, not read: {few(others)}.")
+        captions.warn(f"Text files without a photo of their name, not read: {few(others)}.")
 
 
 def _not_read(found: Folder, *, tables: list[str], sidecars: list[str]) -> list[str]:
