@@ -272,6 +272,7 @@ def best_of(sweep):
     return yaml.safe_load((sweep.folder / "optimization_results.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_optuna_minimises_the_validation_loss_and_survives_failed_trials(sweep):
     done = sweep.run(*OPTUNA, "hydra.sweeper.n_trials=3", "adapter.rank=0,2", *BARE)
     table, under = sweep.rows()
