@@ -13,12 +13,16 @@ from src.files import md5_file, read_json, require_free_space, sha256_file, writ
 _CHUNK = 1 << 14  # small: of a cut connection at most this much is lost
 
 
+def part_files(target: Path) -> tuple[Path, Path]:
+    """What lies beside a file while it is downloaded: the part that has come, and a note on the whole."""
+    return target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
+
+
 class _Part:
     """The half-finished file beside the target, and what is known about the whole it belongs to."""
 
     def __init__(self, target: Path, source: str) -> None:
-        self.path = target.with_name(target.name + ".part")
-        self._note = target.with_name(target.name + ".part.json")
+        self.path, self._note = part_files(target)
         self._source = source
 
     def known(self) -> dict[str, Any]:

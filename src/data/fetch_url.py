@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from src.data.archives import Limits, extract_archive, settle, working_folder
-from src.data.download import download
+from src.data.download import download, part_files
 from src.data.fetch_http import FetchError, Retries, shown
 from src.data.fetch_yandex import PublicFile, download_public_file, is_yandex_link, list_public_files
 from src.files import require_free_space, sha256_file
@@ -65,11 +65,27 @@ def fetch_url(
 
 def _fetch_files(link: str, files: list[PublicFile], folder: Path, **settings: Any) -> None:
     require_free_space(folder, sum(file.size or 0 for file in files), "the download")
+    places = {folder / file.name for file in files}
+    # What is there may be of another link, or of this one as it was: it is no part of the dataset, and must not
+    # lie where a listed file goes. Parts of listed files are gone on with.
+    _keep_only(folder, places | {part for place in places for part in part_files(place)})
     # Files that an interrupted download has brought already are not fetched again.
     for file in files:
         place = folder / file.name
         if not (place.exists() and file.sha256 and sha256_file(place) == file.sha256):
             download_public_file(link, file, place, **settings)
+    _keep_only(folder, places)
+
+
+def _keep_only(folder: Path, wanted: set[Path]) -> None:
+    """Deletes every file below a folder that is not wanted, and the folders that this leaves empty."""
+    # The deepest first, so that a folder is seen after what was in it.
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if not path.is_dir():
+            if path not in wanted:
+                path.unlink()
+        elif not any(path.iterdir()):
+            path.rmdir()
 
 
 def _unpack(

@@ -237,6 +237,27 @@ def test_yandex_folder_and_file(clone: Path, server: Server, tmp_path: Path) -> 
     assert content(tmp_path / "other") == PHOTOS
 
 
+def test_files_of_another_link_do_not_get_into_a_yandex_folder(server: Server, tmp_path: Path) -> None:
+    def bring() -> str:
+        api = server.url + "/v1/disk"
+        return manager(tmp_path, path=tmp_path / "mine", url=LINK, yandex_api=api).ensure()
+
+    serve_disk(server, {"/a.png": b"1", "/c/deep.png": b"2", "/old/x.png": b"3", "/z.png": b"4"})
+    server.failures["/content/3"] = [404]
+    with pytest.raises(UserError, match="404"):
+        bring()
+    waiting = tmp_path / ".mine.darkroom-download/files"
+    assert content(waiting).keys() == {"a.png", "c/deep.png", "old/x.png"}
+    for name in ("z.png.part", "z.png.part.json", "c/y.png.part"):
+        (waiting / name).write_bytes(b"{}")
+    # A whole file has the name of what is a folder now, and the reverse.
+    other = {"a.png/b.png": b"5", "c": b"6"}
+    serve_disk(server, {f"/{name}": data for name, data in other.items()})
+    assert bring() == "downloaded and verified"
+    assert content(tmp_path / "mine") == other
+    assert not (tmp_path / "mine/old").exists()
+
+
 def test_a_download_is_known_as_one_from_the_moment_it_appears(
     clone: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
