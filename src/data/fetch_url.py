@@ -66,8 +66,8 @@ def fetch_url(
 def _fetch_files(link: str, files: list[PublicFile], folder: Path, **settings: Any) -> None:
     require_free_space(folder, sum(file.size or 0 for file in files), "the download")
     places = {folder / file.name for file in files}
-    # What is there may be of another link, or of this one as it was: it is no part of the dataset, and must not
-    # lie where a listed file goes. Parts of listed files are gone on with.
+    # What is there may be of another link, or of this one as it was: it is no part of the dataset, and must
+    # not lie where a listed file goes. Parts of listed files are gone on with.
     _keep_only(folder, places | {part for place in places for part in part_files(place)})
     # Files that an interrupted download has brought already are not fetched again.
     for file in files:
