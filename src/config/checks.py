@@ -1,24 +1,12 @@
 """Small checks shared by the schema's dataclasses. Each names the key, the value and what is allowed."""
 
-import difflib
 import math
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from PIL import ImageColor
 
 from src.errors import UserError
-
-
-def require_choice(key: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuses a value outside a closed list, with the nearest allowed one."""
-    allowed = list(choices)
-    if value in allowed:
-        return
-    near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise UserError(f"{key}={value} is not one of: {', '.join(allowed)}.{hint}")
 
 
 def require_at_least(key: str, value: float | None, minimum: float) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from src.checks import require_choice
 from src.config.checks import (
     expand_home,
     parse_size,
     require_at_least,
     require_between,
-    require_choice,
     require_colour,
     require_positive,
 )

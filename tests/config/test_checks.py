@@ -1,6 +1,7 @@
 import pytest
 
-from src.config.checks import parse_size, require_choice, require_positive
+from src.checks import require_choice
+from src.config.checks import parse_size, require_positive
 from src.errors import UserError
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.checks import require_choice, require_web_address
 from src.data.archives import unpack_zip
-from src.data.checks import require_flag, require_known, require_web_address, require_words
+from src.data.checks import require_flag, require_words
 from src.data.download import download, hash_fault
 from src.data.fetch_http import FetchError, Retries
 from src.data.readers.coco import CREDIT
@@ -96,7 +97,7 @@ class CocoSource:
         key = "dataset.source"
         require_words(f"{key}.splits", splits)
         for split in splits:
-            require_known(f"{key}.splits", split, SPLITS)
+            require_choice(f"{key}.splits", split, SPLITS)
         if not splits:
             raise UserError(f"{key}.splits is empty. Name val2017 or train2017.")
         require_web_address(f"{key}.base_url", base_url)
