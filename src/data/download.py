@@ -55,10 +55,14 @@ def _validator(headers: Any) -> str | None:
 
 def _total_size(response: Any, offset: int) -> int | None:
     if response.status_code == 206:
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
-        return int(total) if total.isdigit() else None
-    length = response.headers.get("Content-Length", "")
-    return offset + int(length) if length.isdigit() else None
+        return _number(response.headers.get("Content-Range", "").rpartition("/")[2])
+    length = _number(response.headers.get("Content-Length", ""))
+    return None if length is None else offset + length
+
+
+def _number(text: str) -> int | None:
+    # No more digits than Python reads, and no others: of a superscript isdigit() is true as well.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def _receive(
