@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +31,8 @@ def is_web_address(text: str) -> bool:
         parts = urlsplit(text)
         host, _ = parts.hostname or "", parts.port  # a port that is no number is a ValueError
         host.encode("idna")
+        if "[" in parts.netloc or host.replace(".", "").isdecimal():
+            ip_address(host)
     except ValueError:
         return False
     is_plain = bool(host) and text.isprintable() and not any(c.isspace() for c in parts.netloc)

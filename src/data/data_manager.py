@@ -51,6 +51,9 @@ class DataManager:
         limits: how far an archive may unpack.
         retries: attempts, pauses and timeouts of downloads.
         progress: show progress bars when on a terminal.
+
+    Raises:
+        UserError: the path is no folder of a dataset.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class DataManager:
         self._root = root.resolve()
         self._tracked = self._tracked_for(Path(path), dvc_target)
         self.path = self._tracked.output if self._tracked else Path(path).absolute()
+        if not self.path.name:
+            raise UserError(f"dataset.path={path} is the whole file system. Name a folder in it.")
         if companions is None:
             pocket = dvc_target == DEMO_TARGET and self._tracked and (self._root / POCKET_TARGET).exists()
             companions = [POCKET_TARGET] if pocket else []

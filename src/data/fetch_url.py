@@ -56,11 +56,20 @@ def fetch_url(
                 settle(whole, target, before=lambda new: note(new, source=shown(url)))
             return
         download_public_file(url, files[0], archive, sha256=sha256, **settings)
-    elif urlsplit(url).scheme in {"", "file"}:
-        archive = Path(unquote(urlsplit(url).path) if url.startswith("file:") else url)
+    elif url.startswith("file:"):
+        archive = Path(unquote(_path_of(url)))
+    elif "://" not in url:
+        archive = Path(url)
     else:
         download(lambda: url, archive, source=url, sha256=sha256, retries=retries, progress=progress)
     _unpack(archive, target, url=url, sha256=sha256, limits=limits, note=note)
+
+
+def _path_of(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError as error:
+        raise FetchError(f"{url} is no address of a file ({error}).") from error
 
 
 def _fetch_files(link: str, files: list[PublicFile], folder: Path, **settings: Any) -> None:

@@ -185,6 +185,19 @@ def test_a_missing_or_empty_folder_says_what_to_do(clone: Path, tmp_path: Path, 
     assert (tmp_path / "no").exists() == is_there
 
 
+def test_the_whole_file_system_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset\.path=/ is the whole file system"):
+        manager(tmp_path, path="/")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[bad", "//[bad", "file://[bad", "http://localhost:abc/x", "ftp://x/y"]
+)
+def test_an_address_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match=r"dataset\.url: "):
+        manager(tmp_path, path=tmp_path / "mine", url=url).ensure()
+
+
 def test_an_archive_is_downloaded_once(clone: Path, server: Server, tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "x", {f"top/{name}": data for name, data in PHOTOS.items()}).read_bytes()
     server.files["/set.tar.gz"] = archive
