@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,17 @@ def part_files(target: Path) -> tuple[Path, Path]:
     return target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
 
 
+def source_key(source: str) -> str:
+    """What tells one source from another on disk: an address can hold a password or a token."""
+    return hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()
+
+
 class _Part:
     """The half-finished file beside the target, and what is known about the whole it belongs to."""
 
     def __init__(self, target: Path, source: str) -> None:
         self.path, self._note = part_files(target)
-        self._source = source
+        self._source = source_key(source)
 
     def known(self) -> dict[str, Any]:
         """Validator and size of the whole file, if there is a part of the same source to go on with."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from src.data.archives import Limits, extract_archive, settle, working_folder
-from src.data.download import download, part_files
+from src.data.archives import Limits, UnusableArchive, extract_archive, settle
+from src.data.download import download, hash_fault, part_files, source_key
 from src.data.fetch_http import FetchError, Retries, shown
 from src.data.fetch_yandex import PublicFile, download_public_file, is_yandex_link, list_public_files
 from src.files import require_free_space, sha256_file
@@ -43,6 +43,8 @@ def fetch_url(
         FetchError: it could not be had, or is not what it should be.
         UserError: not enough disk space.
     """
+    # A folder for each address: what an interrupted download of another one has left plays no part.
+    folder = folder / source_key(url)[:16]
     archive = folder / "archive"
     if is_yandex_link(url):
         settings: dict[str, Any] = {"api": yandex_api, "retries": retries, "progress": progress}
@@ -51,18 +53,27 @@ def fetch_url(
             if sha256:
                 raise FetchError("dataset.sha256 is for archives; this link leads to a folder. Remove it.")
             _fetch_files(url, files, folder / "files", **settings)
-            with working_folder(target) as work:
-                whole = (folder / "files").rename(work / "files")
-                settle(whole, target, before=lambda new: note(new, source=shown(url)))
+            settle(folder / "files", target, before=lambda new: note(new, source=shown(url)))
             return
-        download_public_file(url, files[0], archive, sha256=sha256, **settings)
-    elif url.startswith("file:"):
-        archive = Path(unquote(_path_of(url)))
-    elif "://" not in url:
-        archive = Path(url)
+        expected = sha256 or files[0].sha256
+        if not _is_kept(archive, sha256=expected):
+            download_public_file(url, files[0], archive, sha256=expected, **settings)
+    elif "://" in url and not url.startswith("file:"):
+        if not _is_kept(archive, sha256=sha256):
+            download(lambda: url, archive, source=url, sha256=sha256, retries=retries, progress=progress)
     else:
-        download(lambda: url, archive, source=url, sha256=sha256, retries=retries, progress=progress)
-    _unpack(archive, target, url=url, sha256=sha256, limits=limits, note=note)
+        archive = Path(unquote(_path_of(url)) if url.startswith("file:") else url)
+    try:
+        _unpack(archive, target, url=url, sha256=sha256, limits=limits, note=note)
+    except UnusableArchive:
+        if archive.parent == folder:
+            archive.unlink()
+        raise
+
+
+def _is_kept(archive: Path, *, sha256: str | None) -> bool:
+    """Whether an earlier start that was stopped while it unpacked has left the archive: it is whole."""
+    return archive.exists() and hash_fault(archive, sha256=sha256) is None
 
 
 def _path_of(url: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from src.data import archives
 from src.data.data_manager import PROJECT_ROOT, DataManager, prepare
 from src.data.fetch_http import FetchError, Retries
 from src.errors import UserError
@@ -259,7 +261,7 @@ def test_files_of_another_link_do_not_get_into_a_yandex_folder(server: Server, t
     server.failures["/content/3"] = [404]
     with pytest.raises(UserError, match="404"):
         bring()
-    waiting = tmp_path / ".mine.darkroom-download/files"
+    (waiting,) = tmp_path.glob(".mine.darkroom-download/*/files")
     assert content(waiting).keys() == {"a.png", "c/deep.png", "old/x.png"}
     for name in ("z.png.part", "z.png.part.json", "c/y.png.part"):
         (waiting / name).write_bytes(b"{}")
@@ -287,6 +289,95 @@ def test_a_download_is_known_as_one_from_the_moment_it_appears(
     monkeypatch.setattr(Path, "rename", watched)
     assert manager(clone, **settings).ensure() == "downloaded and verified"
     assert seen == ["present and verified"]
+
+
+@pytest.mark.parametrize("kind", ["url", "yandex"])
+@pytest.mark.parametrize("has_hash", [True, False])
+def test_a_whole_archive_is_not_fetched_again_when_unpacking_was_stopped(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, has_hash: bool
+) -> None:
+    archive = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    settings: dict[str, Any] = {"path": tmp_path / "mine", "url": server.url + "/set.zip"}
+    if has_hash:
+        settings["sha256"] = hashlib.sha256(archive).hexdigest()
+    server.files["/set.zip"] = archive
+    if kind == "yandex":
+        settings |= {"url": LINK, "yandex_api": server.url + "/v1/disk"}
+        server.answers["/v1/disk/public/resources"] = lambda _: (200, {"type": "file", "name": "x.zip"})
+        address = {"href": server.url + "/set.zip"}
+        server.answers["/v1/disk/public/resources/download"] = lambda _: (200, address)
+    for stop in (KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")):
+        with monkeypatch.context() as patch:
+            patch.setattr(archives, "_write", failing(stop))
+            with pytest.raises((KeyboardInterrupt, UserError)):
+                manager(tmp_path, **settings).ensure()
+        assert not (tmp_path / "mine").exists()
+    assert manager(tmp_path, **settings).ensure() == "downloaded and verified"
+    assert content(tmp_path / "mine") == PHOTOS
+    assert [path for path, _ in server.seen].count("/set.zip") == 1
+    assert not (tmp_path / ".mine.darkroom-download").exists()
+
+
+def failing(error: Any) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_an_archive_that_is_kept_is_the_right_one(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_zip(tmp_path / "x", PHOTOS), make_zip(tmp_path / "y", {"other.png": b"1"})
+    server.files |= {"/a.zip": first.read_bytes(), "/b.zip": second.read_bytes()}
+
+    def bring(name: str, **settings: Any) -> None:
+        manager(tmp_path, path=tmp_path / "mine", url=f"{server.url}/{name}", **settings).ensure()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_write", failing(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bring("a.zip")
+    # Of the same address the publisher may offer another one, whose hash the user has.
+    server.files["/a.zip"] = second.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_write", failing(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bring("a.zip", sha256=hashlib.sha256(second.read_bytes()).hexdigest())
+    bring("b.zip")
+    assert [path for path, _ in server.seen] == ["/a.zip", "/a.zip", "/b.zip"]
+    assert content(tmp_path / "mine") == {"other.png": b"1"}
+
+
+def test_an_archive_that_is_unusable_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"path": tmp_path / "mine", "url": server.url + "/set.zip"}
+    whole = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    server.files["/set.zip"] = whole[: len(whole) // 2]
+    with pytest.raises(UserError, match="neither a zip"):
+        manager(tmp_path, **settings).ensure()
+    server.files["/set.zip"] = whole
+    assert manager(tmp_path, **settings).ensure() == "downloaded and verified"
+    # The user's own is left where it is.
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="neither a zip"):
+        manager(tmp_path, path=tmp_path / "other", url=str(broken)).ensure()
+    assert broken.exists()
+
+
+def test_secrets_of_an_address_are_not_written(server: Server, tmp_path: Path) -> None:
+    server.files["/set.zip"] = bytes(10_000)
+    server.cut_after["/set.zip"] = [5000, 1000]
+    url = server.url.replace("://", "://me:hidden@") + "/set.zip?token=secret"
+    mine = manager(tmp_path, path=tmp_path / "mine", url=url)
+    with pytest.raises(UserError, match="2 attempts"):
+        mine.ensure()
+    server.files["/set.zip"] = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert any(path.name.endswith(".part.json") for path in written)
+    mine.ensure()
+    written |= {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert not [path for path, data in written.items() if b"hidden" in data or b"secret" in data]
 
 
 def test_two_at_once_download_once(clone: Path, server: Server, tmp_path: Path) -> None:
