@@ -323,21 +323,45 @@ def working_folder(target: Path) -> Iterator[Path]:
 def settle(folder: Path, target: Path, *, before: Callable[[Path], None] | None = None) -> None:
     """Renames a finished folder to `target`, never over something that is there.
 
+    An empty folder that cannot be removed, such as a mount point, gets the content instead.
+
     Args:
         folder: with everything in it.
         target: where it goes.
         before: called with `folder` right before the rename: what must be known when others see `target`.
 
     Raises:
-        FetchError: there is something at `target` other than an empty folder.
+        FetchError: there is something at `target` other than an empty folder, or it cannot be filled.
     """
-    if target.is_dir() and not any(target.iterdir()):
+    try:
         target.rmdir()
-    if target.exists():
-        raise FetchError(f"{target} exists already and is left as it is. Move it away first.")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if not target.is_dir() or any(target.iterdir()):
+            raise FetchError(f"{target} exists already and is left as it is. Move it away first.") from error
+        _fill(target, folder, before=before)
+        return
     if before is not None:
         before(folder)
     folder.rename(target)
+
+
+def _fill(target: Path, folder: Path, *, before: Callable[[Path], None] | None) -> None:
+    """Copies what is in `folder` to an empty folder, most likely on another disk: all of it or nothing."""
+    num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    require_free_space(target, num_bytes, "the dataset")
+    if before is not None:
+        before(folder)
+    try:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+    except BaseException as error:
+        for entry in folder.iterdir():
+            place = target / entry.name
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        if isinstance(error, shutil.Error):
+            raise FetchError(f"{target} cannot be filled: {error.args[0][0][2]}") from error
+        raise
 
 
 def merge(folder: Path, target: Path) -> None:
