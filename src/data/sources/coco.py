@@ -124,7 +124,16 @@ class CocoSource:
         return "COCO 2017"
 
     def missing(self, path: Path) -> list[str]:
-        """The folders of images and the caption files that are not there, or are to be unpacked again."""
+        """The folders of images and the caption files that are not there, or are to be unpacked again.
+
+        Raises:
+            UserError: the zips would lie among what is unpacked.
+        """
+        if self._zip_dir is not None and self._zip_dir.resolve().is_relative_to(path.resolve()):
+            raise UserError(
+                f"dataset.source.zip_dir={self._zip_dir} lies in the dataset's folder {path}. "
+                "Name one outside."
+            )
         return [part for part in self._parts if not self._is_there(path / part)]
 
     def _is_there(self, part: Path) -> bool:
