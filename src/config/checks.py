@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 from PIL import ImageColor
@@ -59,6 +60,14 @@ def parse_size(key: str, value: Any, *, multiple_of: int = 8) -> tuple[int, int]
                 f"The nearest are {lower} and {upper}."
             )
     return width, height
+
+
+def require_apart(key: str, path: str, other_key: str, other: str) -> None:
+    """Refuses two folders of which one lies in the other, or is the other."""
+    # Unlike pathlib's, it has an answer for links that lead in a circle.
+    first, second = (Path(os.path.realpath(folder)) for folder in (path, other))
+    if first.is_relative_to(second) or second.is_relative_to(first):
+        raise UserError(f"{key}={path} and {other_key}={other} must not lie one in the other.")
 
 
 def expand_home(path: str) -> str:
