@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from src.checks import require_web_address
 from src.data.fetch_http import FetchError, PassingError, Retries, retry_after, with_retries
 from src.data.fetch_http import shown as shown_address
 from src.errors import UserError
 
 KEY_VARIABLE = "ANTHROPIC_API_KEY"
+_ADDRESS_VARIABLE = "ANTHROPIC_BASE_URL"
 # Seconds. Who asks for more patience than this is better asked again by a person.
 _LONGEST_WAIT = 300.0
 _MAX_REASON = 300
@@ -43,7 +45,7 @@ class LlmClient:
         retries: How often and how patiently a question is repeated.
 
     Raises:
-        UserError: the package is not installed, or the environment has no key.
+        UserError: the package is not installed, the environment has no key, or the address is none.
     """
 
     def __init__(self, *, model: str, base_url: str | None, retries: Retries) -> None:
@@ -60,6 +62,8 @@ class LlmClient:
                 f"captioner=llm needs an API key in the environment: {KEY_VARIABLE} is "
                 f"{'no key' if key else 'not set'}. Set it, or put it into .env."
             )
+        if base_url is None and _ADDRESS_VARIABLE in os.environ:
+            require_web_address(_ADDRESS_VARIABLE, os.environ[_ADDRESS_VARIABLE])
         import anthropic
 
         self._anthropic = anthropic

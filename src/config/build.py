@@ -33,6 +33,8 @@ def register() -> None:
         "if_set", lambda other, value, default: default if other is None else value, replace=True
     )
     OmegaConf.register_new_resolver("suggested", _suggested, replace=True)
+    # A folder beside another one, however that is written: a slash at the end would make it one inside.
+    OmegaConf.register_new_resolver("beside", lambda path, suffix: f"{Path(path)}{suffix}", replace=True)
     # A folder of its own for what has a name with slashes and brackets: a dataset's id and split.
     OmegaConf.register_new_resolver(
         "folder_name", lambda text: re.sub(r"[^\w-]+", "_", str(text)).strip("_"), replace=True

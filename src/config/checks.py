@@ -1,24 +1,13 @@
 """Small checks shared by the schema's dataclasses. Each names the key, the value and what is allowed."""
 
-import difflib
 import math
 import os
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from PIL import ImageColor
 
 from src.errors import UserError
-
-
-def require_choice(key: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuses a value outside a closed list, with the nearest allowed one."""
-    allowed = list(choices)
-    if value in allowed:
-        return
-    near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise UserError(f"{key}={value} is not one of: {', '.join(allowed)}.{hint}")
 
 
 def require_at_least(key: str, value: float | None, minimum: float) -> None:
@@ -71,6 +60,14 @@ def parse_size(key: str, value: Any, *, multiple_of: int = 8) -> tuple[int, int]
                 f"The nearest are {lower} and {upper}."
             )
     return width, height
+
+
+def require_apart(key: str, path: str, other_key: str, other: str) -> None:
+    """Refuses two folders of which one lies in the other, or is the other."""
+    # Unlike pathlib's, it has an answer for links that lead in a circle.
+    first, second = (Path(os.path.realpath(folder)) for folder in (path, other))
+    if first.is_relative_to(second) or second.is_relative_to(first):
+        raise UserError(f"{key}={path} and {other_key}={other} must not lie one in the other.")
 
 
 def expand_home(path: str) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from src.checks import require_choice, require_web_address
 from src.config.checks import (
     expand_home,
     parse_size,
+    require_apart,
     require_at_least,
     require_between,
-    require_choice,
     require_colour,
     require_positive,
 )
@@ -146,6 +147,13 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         self.path = expand_home(self.path)
         self.export = self.export and expand_home(self.export)
+        if self.export is not None:
+            # The next start would read the export as a part of the dataset.
+            require_apart("dataset.export", self.export, "dataset.path", self.path)
+        # Without a scheme it is the path of an archive, as file:// is.
+        if self.url is not None and "://" in self.url and not self.url.startswith("file:"):
+            require_web_address("dataset.url", self.url)
+        require_web_address("dataset.yandex_api", self.yandex_api)
         if self.resolution is not None:
             parse_size("dataset.resolution", self.resolution)
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
+import gzip
 import io
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -14,16 +18,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from src.data.fetch_http import FetchError
+from src.errors import UserError
 from src.files import require_free_space
 
 _CHUNK = 1 << 20
+# zipfile reads as much compressed data as it is asked for bytes, and decompresses that at once unless it is
+# deflated: of bzip2 a mebibyte can become 20 GiB.
+_SMALL_CHUNK = 1 << 12
 _MAX_MEMBERS = 2_000_000
 # A small archive may unpack to this much whatever its ratio: text compresses well.
 _HARMLESS_BYTES = 64 << 20
+# Of what tar says about one member, mostly its name: tarfile reads it whole into memory.
+_MAX_HEADER_BYTES = 1 << 20
 
+_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
+
+# The libraries take an archive's numbers and names as they are: ValueError (with UnicodeDecodeError),
+# OverflowError and struct.error are what bad ones come to.
 _DAMAGES = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -32,7 +50,25 @@ _DAMAGES = (
     EOFError,
     OSError,
     NotImplementedError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    struct.error,
 )
+# Errors of the file system that names in an archive can cause; without a number it is damage.
+_FAULTS = {
+    None,
+    errno.EEXIST,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+}
+
+
+class UnusableArchive(FetchError):
+    """An archive that is damaged or could do harm: unpacked again it is no better, fetched again perhaps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,23 +81,30 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Member:
-    """A regular file inside an archive; `key` is how the archive names it."""
+    """A regular file inside an archive, or a folder, which is made when a file goes there.
+
+    `key` is how the archive names it, `overhead` how many bytes tell of it; `chunk_size` bytes at most are
+    read at once.
+    """
 
     key: str
     name: PurePosixPath
     size: int
+    chunk_size: int = _CHUNK
+    overhead: int = 0
+    is_folder: bool = False
 
 
 def _safe_name(name: str) -> PurePosixPath:
     """The member's place below the target folder.
 
     Raises:
-        FetchError: it would leave that folder, or is not a plain relative path.
+        UnusableArchive: it would leave that folder, or is not a plain relative path.
     """
     path = PurePosixPath(name)
     odd = "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":")
     if odd or path.is_absolute() or ".." in path.parts or not path.parts:
-        raise FetchError(f"The archive holds the unsafe path {name!r}; nothing was unpacked.")
+        raise UnusableArchive(f"The archive holds the unsafe path {name!r}; nothing was unpacked.")
     return path
 
 
@@ -70,8 +113,10 @@ def _is_litter(name: PurePosixPath) -> bool:
     return "__MACOSX" in name.parts or name.name.startswith("._") or name.name in {".DS_Store", "Thumbs.db"}
 
 
-def _refuse_kind(name: str, kind: str) -> FetchError:
-    return FetchError(f"The archive holds a {kind}, {name!r}; only plain files are unpacked. Nothing was.")
+def _refuse_kind(name: str, kind: str) -> UnusableArchive:
+    return UnusableArchive(
+        f"The archive holds a {kind}, {name!r}; only plain files are unpacked. Nothing was."
+    )
 
 
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
@@ -79,25 +124,82 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
         name = _safe_name(info.filename)
         mode = stat.S_IFMT(info.external_attr >> 16)
         if info.is_dir():
+            yield _Member(key=info.filename, name=name, size=0, is_folder=True)
             continue
         if mode not in {0, stat.S_IFREG}:
             raise _refuse_kind(info.filename, "link" if mode == stat.S_IFLNK else "special file")
         if info.flag_bits & 1:
-            raise FetchError(f"The archive is encrypted ({info.filename!r}). Unpack it and set dataset.path.")
-        yield _Member(key=info.filename, name=name, size=info.file_size)
+            raise UnusableArchive(
+                f"The archive is encrypted ({info.filename!r}). Unpack it and set dataset.path."
+            )
+        is_usual = info.compress_type in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+        yield _Member(
+            key=info.filename,
+            name=name,
+            size=info.file_size,
+            chunk_size=_CHUNK if is_usual else _SMALL_CHUNK,
+        )
 
 
-def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
-    for info in archive:
-        # "./" is the usual first member of `tar -C folder .`
-        if info.isdir() and PurePosixPath(info.name) == PurePosixPath():
-            continue
-        name = _safe_name(info.name)
-        if info.isdir():
-            continue
-        if not info.isreg():
-            raise _refuse_kind(info.name, "link" if info.issym() or info.islnk() else "special file")
-        yield _Member(key=info.name, name=name, size=info.size)
+class _Headers:
+    """A tar archive's stream of which only so many bytes may be read until `left` is set again."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+        self.left = _MAX_HEADER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise UnusableArchive(
+                f"The archive takes more than {_MAX_HEADER_BYTES} bytes to name one member (a bomb?); "
+                "nothing was unpacked."
+            )
+        return self._stream.read(size)
+
+
+@contextmanager
+def _decompressed(path: Path) -> Iterator[Any]:
+    """The bytes of a tar archive, by the compression that its first bytes tell."""
+    with path.open("rb") as file:
+        start = file.read(max(map(len, _COMPRESSIONS)))
+    opener = next((opener for magic, opener in _COMPRESSIONS.items() if start.startswith(magic)), open)
+    with opener(path, "rb") as stream:
+        yield stream
+
+
+@contextmanager
+def _tar_headers(path: Path) -> Iterator[tuple[tarfile.TarFile, _Headers]]:
+    """A tar archive to read the headers of, and what limits them."""
+    with _decompressed(path) as stream:
+        headers: Any = _Headers(stream)
+        with tarfile.open(fileobj=headers, mode="r:") as archive:
+            yield archive, headers
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with _tar_headers(path):
+            return True
+    except tarfile.TarError:
+        return False
+
+
+def _tar_members(path: Path) -> Iterator[_Member]:
+    with _tar_headers(path) as (archive, headers):
+        for info in archive:
+            headers.left = _MAX_HEADER_BYTES
+            overhead = info.offset_data - info.offset
+            # "./" is the usual first member of `tar -C folder .`
+            is_top = info.isdir() and PurePosixPath(info.name) == PurePosixPath()
+            name = PurePosixPath() if is_top else _safe_name(info.name)
+            if info.isdir():
+                yield _Member(key=info.name, name=name, size=0, overhead=overhead, is_folder=True)
+                continue
+            if not info.isreg() or info.issparse():
+                raise _refuse_kind(info.name, "link" if info.issym() or info.islnk() else "special file")
+            yield _Member(key=info.name, name=name, size=info.size, overhead=overhead)
 
 
 def _checked(members: Iterator[_Member], archive_size: int, limits: Limits) -> dict[str, _Member]:
@@ -107,20 +209,20 @@ def _checked(members: Iterator[_Member], archive_size: int, limits: Limits) -> d
     total = 0
     allowed = min(limits.max_bytes, max(_HARMLESS_BYTES, int(limits.max_ratio * archive_size)))
     for count, member in enumerate(members):
-        total += member.size
+        total += member.size + member.overhead
         if total > allowed or count >= _MAX_MEMBERS:
-            raise FetchError(
+            raise UnusableArchive(
                 f"The archive would unpack to more than {allowed / 2**20:.0f} MiB or {_MAX_MEMBERS} files "
                 "(a bomb?); nothing was unpacked. If it is right, unpack it yourself and set dataset.path."
             )
-        if _is_litter(member.name):
+        if member.is_folder or _is_litter(member.name):
             continue
         if member.name in places:
-            raise FetchError(f"The archive holds {str(member.name)!r} twice; nothing was unpacked.")
+            raise UnusableArchive(f"The archive holds {str(member.name)!r} twice; nothing was unpacked.")
         places.add(member.name)
         chosen[member.key] = member
     if not chosen:
-        raise FetchError("The archive holds no files.")
+        raise UnusableArchive("The archive holds no files.")
     return chosen
 
 
@@ -130,13 +232,15 @@ def _write(source: IO[bytes] | io.BufferedIOBase, member: _Member, folder: Path)
     left = member.size
     # "x": a second member that a case-blind file system maps to the same file must not replace the first.
     with target.open("xb") as file:
-        while chunk := source.read(min(_CHUNK, left + 1)):
+        while chunk := source.read(min(member.chunk_size, left + 1)):
             left -= len(chunk)
             if left < 0:
-                raise FetchError(f"{str(member.name)!r} is larger than the archive says; refused.")
+                raise UnusableArchive(f"{str(member.name)!r} is larger than the archive says; refused.")
             file.write(chunk)
     if left:
-        raise FetchError(f"{str(member.name)!r} is shorter than the archive says; the archive is damaged.")
+        raise UnusableArchive(
+            f"{str(member.name)!r} is shorter than the archive says; the archive is damaged."
+        )
 
 
 def unpack_zip(
@@ -157,7 +261,7 @@ def unpack_zip(
         progress: show a progress bar when on a terminal.
 
     Raises:
-        FetchError: no zip archive, damaged, or it holds what could do harm.
+        UnusableArchive: no zip archive, damaged, or it holds what could do harm.
         UserError: not enough disk space.
     """
     from tqdm import tqdm
@@ -182,10 +286,9 @@ def unpack_zip(
 
 def _unpack_tar(path: Path, folder: Path, limits: Limits) -> None:
     # Two passes: the first reads the headers only, so that nothing of a bad archive is ever written.
-    with tarfile.open(path, "r:*") as archive:
-        members = _checked(_tar_members(archive), path.stat().st_size, limits)
+    members = _checked(_tar_members(path), path.stat().st_size, limits)
     require_free_space(folder, sum(member.size for member in members.values()), "unpacking the archive")
-    with tarfile.open(path, "r:*") as archive:
+    with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
             if info.name in members and info.isreg():
                 source = archive.extractfile(info)
@@ -197,8 +300,13 @@ def _unpack_tar(path: Path, folder: Path, limits: Limits) -> None:
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except _DAMAGES as error:
-        raise FetchError(f"{path.name} cannot be unpacked: {error}") from error
+        # A full disk or a folder without permission is no fault of the archive.
+        is_fault = not isinstance(error, OSError) or error.errno in _FAULTS
+        kind = UnusableArchive if is_fault else FetchError
+        raise kind(f"{path.name} cannot be unpacked: {error or type(error).__name__}") from error
 
 
 @contextmanager
@@ -215,21 +323,45 @@ def working_folder(target: Path) -> Iterator[Path]:
 def settle(folder: Path, target: Path, *, before: Callable[[Path], None] | None = None) -> None:
     """Renames a finished folder to `target`, never over something that is there.
 
+    An empty folder that cannot be removed, such as a mount point, gets the content instead.
+
     Args:
         folder: with everything in it.
         target: where it goes.
         before: called with `folder` right before the rename: what must be known when others see `target`.
 
     Raises:
-        FetchError: there is something at `target` other than an empty folder.
+        FetchError: there is something at `target` other than an empty folder, or it cannot be filled.
     """
-    if target.is_dir() and not any(target.iterdir()):
+    try:
         target.rmdir()
-    if target.exists():
-        raise FetchError(f"{target} exists already and is left as it is. Move it away first.")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if not target.is_dir() or any(target.iterdir()):
+            raise FetchError(f"{target} exists already and is left as it is. Move it away first.") from error
+        _fill(target, folder, before=before)
+        return
     if before is not None:
         before(folder)
     folder.rename(target)
+
+
+def _fill(target: Path, folder: Path, *, before: Callable[[Path], None] | None) -> None:
+    """Copies what is in `folder` to an empty folder, most likely on another disk: all of it or nothing."""
+    num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    require_free_space(target, num_bytes, "the dataset")
+    if before is not None:
+        before(folder)
+    try:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+    except BaseException as error:
+        for entry in folder.iterdir():
+            place = target / entry.name
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        if isinstance(error, shutil.Error):
+            raise FetchError(f"{target} cannot be filled: {error.args[0][0][2]}") from error
+        raise
 
 
 def merge(folder: Path, target: Path) -> None:
@@ -255,7 +387,8 @@ def extract_archive(
     how far it may unpack; `before` as for `settle`.
 
     Raises:
-        FetchError: no archive, damaged, or it holds what could do harm.
+        UnusableArchive: no archive, damaged, or it holds what could do harm.
+        FetchError: it cannot be read or written, or there is something at `target`.
         UserError: not enough disk space.
     """
     with working_folder(target) as work:
@@ -264,12 +397,12 @@ def extract_archive(
         with _damage_named(path):
             if zipfile.is_zipfile(path):
                 unpack_zip(path, inside, limits=limits)
-            elif tarfile.is_tarfile(path):
+            elif _is_tar(path):
                 _unpack_tar(path, inside, limits or Limits())
             else:
                 with path.open("rb") as file:
                     start = file.read(40)
-                raise FetchError(
+                raise UnusableArchive(
                     f"{path.name} is neither a zip nor a tar archive (it starts with {start!r})."
                 )
         top = list(inside.iterdir())

@@ -51,6 +51,9 @@ class DataManager:
         limits: how far an archive may unpack.
         retries: attempts, pauses and timeouts of downloads.
         progress: show progress bars when on a terminal.
+
+    Raises:
+        UserError: the path is no folder of a dataset.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class DataManager:
     ) -> None:
         self._root = root.resolve()
         self._tracked = self._tracked_for(Path(path), dvc_target)
-        self.path = self._tracked.output if self._tracked else Path(path).absolute()
+        self.path = self._tracked.output if self._tracked else _without_links(Path(path))
+        if not self.path.name:
+            raise UserError(f"dataset.path={path} is the whole file system. Name a folder in it.")
         if companions is None:
             pocket = dvc_target == DEMO_TARGET and self._tracked and (self._root / POCKET_TARGET).exists()
             companions = [POCKET_TARGET] if pocket else []
@@ -80,7 +85,11 @@ class DataManager:
         self._url, self._sha256, self._yandex_api = url, sha256, yandex_api
         self._limits, self._retries, self._progress = limits, retries, progress
         self._source = source
-        self._manifest = Manifest(self.path, with_times=self._tracked is not None)
+        # A folder that was moved away later, with a link left in its place, has its manifest beside the link.
+        link = Manifest(Path(path).absolute(), with_times=False)
+        is_beside_link = self._tracked is None and link.path.exists()
+        self._manifest = link if is_beside_link else Manifest(self.path, with_times=self._tracked is not None)
+        self._has_warned = False
 
     @classmethod
     def from_target(cls, target: str, *, root: Path = PROJECT_ROOT, progress: bool = True) -> DataManager:
@@ -150,6 +159,7 @@ class DataManager:
         if not any(self.path.iterdir()):
             return None
         if not manifest:
+            self._warn_of_idle_source()
             return "present, taken as it is"
         if self._came_from_source(manifest) and self._source and self._source.missing(self.path):
             return None
@@ -164,6 +174,18 @@ class DataManager:
                 "Rename the folder to fetch it again, or correct dataset.sha256."
             )
         return "present and verified"
+
+    def _warn_of_idle_source(self) -> None:
+        """Says once that the source brings and mends nothing in a folder of the user's own."""
+        missing = self._source.missing(self.path) if self._source is not None else []
+        if missing and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "%s was not filled by dataset.source and is taken as it is: %s will not be brought or "
+                "unpacked again. Set another dataset.path for that.",
+                self.path,
+                few(list(missing)),
+            )
 
     def _came_from_source(self, manifest: dict[str, Any]) -> bool:
         """Whether the source that is configured has filled the folder.
@@ -271,11 +293,27 @@ class DataManager:
         require_writable(self.path.parent)
         lock = self._beside("lock")
         with lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                # Some network file systems have no such locks.
+                _log.warning("%s cannot be locked: start no other run that fetches to it.", self.path.parent)
             yield
 
     def _beside(self, purpose: str) -> Path:
         return self.path.with_name(f".{self.path.name}.darkroom-{purpose}")
+
+
+def _without_links(path: Path) -> Path:
+    """The folder itself, so that what is fetched is renamed to its place and not to that of a link.
+
+    Raises:
+        UserError: links lead in a circle.
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"dataset.path={path} is a link that leads nowhere. Name a folder.") from error
 
 
 def prepare(manager: DataManager, *, report: Path | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,22 @@ from src.files import md5_file, read_json, require_free_space, sha256_file, writ
 _CHUNK = 1 << 14  # small: of a cut connection at most this much is lost
 
 
+def part_files(target: Path) -> tuple[Path, Path]:
+    """What lies beside a file while it is downloaded: the part that has come, and a note on the whole."""
+    return target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
+
+
+def source_key(source: str) -> str:
+    """What tells one source from another on disk: an address can hold a password or a token."""
+    return hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()
+
+
 class _Part:
     """The half-finished file beside the target, and what is known about the whole it belongs to."""
 
     def __init__(self, target: Path, source: str) -> None:
-        self.path = target.with_name(target.name + ".part")
-        self._note = target.with_name(target.name + ".part.json")
-        self._source = source
+        self.path, self._note = part_files(target)
+        self._source = source_key(source)
 
     def known(self) -> dict[str, Any]:
         """Validator and size of the whole file, if there is a part of the same source to go on with."""
@@ -51,10 +61,14 @@ def _validator(headers: Any) -> str | None:
 
 def _total_size(response: Any, offset: int) -> int | None:
     if response.status_code == 206:
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
-        return int(total) if total.isdigit() else None
-    length = response.headers.get("Content-Length", "")
-    return offset + int(length) if length.isdigit() else None
+        return _number(response.headers.get("Content-Range", "").rpartition("/")[2])
+    length = _number(response.headers.get("Content-Length", ""))
+    return None if length is None else offset + length
+
+
+def _number(text: str) -> int | None:
+    # No more digits than Python reads, and no others: of a superscript isdigit() is true as well.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def _receive(

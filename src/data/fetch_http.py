@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +11,16 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from src.checks import is_web_address
 from src.errors import UserError
 
 _T = TypeVar("_T")
 _MAX_REDIRECTS = 5
 # Seconds. A server that asks for more patience than this is better asked again by a person.
 _LONGEST_WAIT = 300.0
+# Far above what an API answers with; a server that sends more means harm, or is no API.
+_MAX_JSON_BYTES = 16 << 20
+_CHUNK = 1 << 16
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -43,14 +48,19 @@ class Retries:
 
 def shown(url: str) -> str:
     """A URL as it may be printed: without user, password, query and fragment, which can hold secrets."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "What was to be fetched"  # of what cannot be taken apart any part may be a secret
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 def _check_url(url: str, *, after: str | None = None) -> None:
+    if not is_web_address(url):
+        origin = "" if after is None else f"{shown(after)} redirects to something else: "
+        raise FetchError(f"{origin}{shown(url)} is no http(s) address. Check the address.")
     scheme = urlsplit(url).scheme.lower()
-    if scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise FetchError(f"{shown(url)} is no http(s) address. Check the address.")
     if after is not None and urlsplit(after).scheme.lower() == "https" and scheme != "https":
         raise FetchError(f"{shown(after)} redirects from https to {shown(url)}; refused.")
 
@@ -68,23 +78,29 @@ def open_url(
         session: a `requests.Session` of the caller's thread, to keep connections open between requests.
 
     Raises:
-        FetchError: a redirect leads somewhere it must not, or there are too many.
+        FetchError: no address, a redirect leads somewhere it must not, or there are too many.
     """
     import requests
 
     _check_url(url)
     for _ in range(_MAX_REDIRECTS + 1):
-        response = (session or requests).get(
-            url,
-            headers={"User-Agent": "darkroom", **headers},
-            stream=stream,
-            timeout=(retries.connect_timeout, retries.read_timeout),
-            allow_redirects=False,
-        )
+        try:
+            response = (session or requests).get(
+                url,
+                headers={"User-Agent": "darkroom", **headers},
+                stream=stream,
+                timeout=(retries.connect_timeout, retries.read_timeout),
+                allow_redirects=False,
+            )
+        except ValueError as error:  # of the libraries below, on addresses that only they refuse
+            raise FetchError(f"{shown(url)} cannot be asked ({type(error).__name__}).") from error
         if response.status_code not in {301, 302, 303, 307, 308} or "Location" not in response.headers:
             return response
-        target = urljoin(url, response.headers["Location"])
         response.close()
+        try:
+            target = urljoin(url, response.headers["Location"])
+        except ValueError:
+            target = response.headers["Location"]
         _check_url(target, after=url)
         url = target
     raise FetchError(f"{shown(url)}: more than {_MAX_REDIRECTS} redirects.")
@@ -133,9 +149,10 @@ def retry_after(headers: Any) -> float:
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        wait = date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)
+    except (ValueError, OverflowError):  # the latter of a time zone days away
         return 0.0
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, wait.total_seconds())
 
 
 def check_status(response: Any, what: str) -> None:
@@ -158,15 +175,25 @@ def check_status(response: Any, what: str) -> None:
 
 
 def get_json(url: str, *, retries: Retries, what: str) -> dict[str, Any]:
-    """GET of a JSON object, tried again like a download."""
+    """GET of a JSON object, tried again like a download.
+
+    Raises:
+        FetchError: it cannot be had, or the answer is something else or too long.
+    """
     found: dict[str, Any] = {}
 
     def attempt() -> None:
-        response = open_url(url, headers={"Accept": "application/json"}, retries=retries, stream=False)
-        check_status(response, what)
+        headers = {"Accept": "application/json"}
+        data = bytearray()
+        with open_url(url, headers=headers, retries=retries, stream=True) as response:
+            check_status(response, what)
+            for chunk in response.iter_content(_CHUNK):
+                data += chunk
+                if len(data) > _MAX_JSON_BYTES:
+                    raise FetchError(f"{what}: the answer is longer than {_MAX_JSON_BYTES} bytes.")
         try:
-            value = response.json()
-        except ValueError as error:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
             raise FetchError(f"{what}: the answer is no JSON.") from error
         if not isinstance(value, dict):
             raise FetchError(f"{what}: the answer is no JSON object.")

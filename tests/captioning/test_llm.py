@@ -270,6 +270,18 @@ def test_the_key_comes_from_the_environment(server, monkeypatch, key):
         captioner(server)
 
 
+@pytest.mark.parametrize(
+    "address", ["http://localhost:abc", "not a url", "", "http://[bad", "http://1.2.3.999", "https://[v1.x]/"]
+)
+@pytest.mark.parametrize("from_environment", [True, False])
+def test_an_address_that_is_none(server, monkeypatch, address, from_environment):
+    if from_environment:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", address)
+    name = "ANTHROPIC_BASE_URL" if from_environment else r"captioner\.base_url"
+    with pytest.raises(UserError, match=rf"{name}.*(must be an address|names no host)"):
+        captioner(server, base_url=None if from_environment else address)
+
+
 def test_a_password_in_the_address_is_refused(server):
     with pytest.raises(UserError, match="must not hold a password") as caught:
         captioner(server, base_url="https://me:hidden@example.org")

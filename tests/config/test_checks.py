@@ -1,6 +1,8 @@
 import pytest
 
-from src.config.checks import parse_size, require_choice, require_positive
+from src.checks import is_web_address, require_choice, require_web_address
+from src.config.checks import parse_size, require_positive
+from src.config.schema import DatasetConfig
 from src.errors import UserError
 
 
@@ -27,6 +29,74 @@ def test_a_size_that_is_not_divisible_names_the_nearest():
 def test_a_wrong_choice_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean lora"):
         require_choice("adapter.unet", "lor", ("lora", "full", "frozen"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[bad",
+        "http://localhost:abc/x",
+        "http://localhost:99999",
+        "http://",
+        "https:///x",
+        "ftp://example.org",
+        "example.org",
+        "http://a b/",
+        "http://a..b",
+        "http://1.2.3.999",
+        "http://[v1.x]/",
+        "http://a/\0",
+        " http://a",
+        "",
+        None,
+        7,
+    ],
+)
+def test_what_is_no_web_address(address):
+    with pytest.raises(
+        UserError, match=r"some\.key=.* must be an address that begins with https:// or http://"
+    ):
+        require_web_address("some.key", address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://localhost:8000",
+        "HTTPS://u:p@example.org/a b.zip?x=1#y",
+        "http://[::1]:80/",
+        "https://пример.рф/",
+    ],
+)
+def test_web_addresses(address):
+    assert is_web_address(address)
+
+
+def test_a_password_in_a_wrong_address_is_not_shown():
+    with pytest.raises(UserError, match="must be an address") as caught:
+        require_web_address("dataset.url", "https://me:hidden@host:abc/x?token=secret")
+    assert not any(word in str(caught.value) for word in ("hidden", "secret"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "http://[bad"}, r"dataset\.url=http://\[bad must be an address"),
+        ({"url": "http://localhost:abc/x"}, r"dataset\.url=.* must be an address"),
+        ({"url": "ftp://example.org/x.zip"}, r"dataset\.url=.* must be an address"),
+        ({"yandex_api": "http://localhost:abc"}, r"dataset\.yandex_api=.* must be an address"),
+    ],
+)
+def test_addresses_of_the_dataset_are_checked(options, message):
+    with pytest.raises(UserError, match=message):
+        DatasetConfig(name="x", path="x", **options)
+
+
+@pytest.mark.parametrize(
+    "url", ["x.zip", "/data/x y.zip", "file:///data/x.zip", "https://u:p@a.org/x", "C:/x"]
+)
+def test_archives_on_this_machine_are_no_addresses(url):
+    assert DatasetConfig(name="x", path="x", url=url).url == url
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 class Server:
     """Serves `files` by path. `seen` lists (path, Range header) of each request.
 
-    `failures` are statuses given first, with `failure_headers`; `cut_after` bytes the connection ends; paths in
+    `failures` are statuses given first, with `failure_headers`; `headers` go with whole answers; `cut_after` bytes the connection ends; paths in
     `without_length` get no Content-Length, so that only their end says how long they are.
     """
 
@@ -24,6 +24,7 @@ class Server:
         self.redirects: dict[str, str] = {}
         self.failures: dict[str, list[int]] = {}
         self.failure_headers: dict[str, str] = {}
+        self.headers: dict[str, dict[str, str]] = {}
         self.cut_after: dict[str, list[int]] = {}
         self.without_length: set[str] = set()
         self.answers: dict[str, Callable[[dict[str, str]], tuple[int, object]]] = {}
@@ -46,7 +47,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             elif parts.path in server.answers:
                 question = {key: values[0] for key, values in parse_qs(parts.query).items()}
                 status, value = server.answers[parts.path](question)
-                self._send(status, json.dumps(value).encode(), {})
+                body = value if isinstance(value, bytes) else json.dumps(value).encode()
+                self._send(status, body, {}, parts.path)
             elif parts.path in server.redirects:
                 self.send_response(302)
                 self.send_header("Location", server.redirects[parts.path])
@@ -59,7 +61,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def _send_file(self, path: str, data: bytes) -> None:
             tag = f'"{hashlib.md5(data).hexdigest()}"'
-            headers = {"ETag": tag} if server.validators else {}
+            headers = ({"ETag": tag} if server.validators else {}) | server.headers.get(path, {})
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             if server.ranges and wanted and self.headers.get("If-Range") == tag:
                 start = int(wanted[1])
@@ -72,7 +74,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            if path not in server.without_length:
+            if path not in server.without_length and "Content-Length" not in headers:
                 self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             if server.cut_after.get(path):

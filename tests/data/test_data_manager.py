@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import random
+import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
+from src.data import archives
+from src.data import download as downloads
 from src.data.data_manager import PROJECT_ROOT, DataManager, prepare
 from src.data.fetch_http import FetchError, Retries
 from src.errors import UserError
@@ -185,6 +192,19 @@ def test_a_missing_or_empty_folder_says_what_to_do(clone: Path, tmp_path: Path, 
     assert (tmp_path / "no").exists() == is_there
 
 
+def test_the_whole_file_system_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset\.path=/ is the whole file system"):
+        manager(tmp_path, path="/")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[bad", "//[bad", "file://[bad", "http://localhost:abc/x", "ftp://x/y"]
+)
+def test_an_address_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match=r"dataset\.url: "):
+        manager(tmp_path, path=tmp_path / "mine", url=url).ensure()
+
+
 def test_an_archive_is_downloaded_once(clone: Path, server: Server, tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "x", {f"top/{name}": data for name, data in PHOTOS.items()}).read_bytes()
     server.files["/set.tar.gz"] = archive
@@ -237,6 +257,27 @@ def test_yandex_folder_and_file(clone: Path, server: Server, tmp_path: Path) -> 
     assert content(tmp_path / "other") == PHOTOS
 
 
+def test_files_of_another_link_do_not_get_into_a_yandex_folder(server: Server, tmp_path: Path) -> None:
+    def bring() -> str:
+        api = server.url + "/v1/disk"
+        return manager(tmp_path, path=tmp_path / "mine", url=LINK, yandex_api=api).ensure()
+
+    serve_disk(server, {"/a.png": b"1", "/c/deep.png": b"2", "/old/x.png": b"3", "/z.png": b"4"})
+    server.failures["/content/3"] = [404]
+    with pytest.raises(UserError, match="404"):
+        bring()
+    (waiting,) = tmp_path.glob(".mine.darkroom-download/*/files")
+    assert content(waiting).keys() == {"a.png", "c/deep.png", "old/x.png"}
+    for name in ("z.png.part", "z.png.part.json", "c/y.png.part"):
+        (waiting / name).write_bytes(b"{}")
+    # A whole file has the name of what is a folder now, and the reverse.
+    other = {"a.png/b.png": b"5", "c": b"6"}
+    serve_disk(server, {f"/{name}": data for name, data in other.items()})
+    assert bring() == "downloaded and verified"
+    assert content(tmp_path / "mine") == other
+    assert not (tmp_path / "mine/old").exists()
+
+
 def test_a_download_is_known_as_one_from_the_moment_it_appears(
     clone: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +294,247 @@ def test_a_download_is_known_as_one_from_the_moment_it_appears(
     monkeypatch.setattr(Path, "rename", watched)
     assert manager(clone, **settings).ensure() == "downloaded and verified"
     assert seen == ["present and verified"]
+
+
+@pytest.mark.parametrize("kind", ["url", "yandex"])
+@pytest.mark.parametrize("has_hash", [True, False])
+def test_a_whole_archive_is_not_fetched_again_when_unpacking_was_stopped(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, has_hash: bool
+) -> None:
+    archive = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    settings: dict[str, Any] = {"path": tmp_path / "mine", "url": server.url + "/set.zip"}
+    if has_hash:
+        settings["sha256"] = hashlib.sha256(archive).hexdigest()
+    server.files["/set.zip"] = archive
+    if kind == "yandex":
+        settings |= {"url": LINK, "yandex_api": server.url + "/v1/disk"}
+        server.answers["/v1/disk/public/resources"] = lambda _: (200, {"type": "file", "name": "x.zip"})
+        address = {"href": server.url + "/set.zip"}
+        server.answers["/v1/disk/public/resources/download"] = lambda _: (200, address)
+    for stop in (KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")):
+        with monkeypatch.context() as patch:
+            patch.setattr(archives, "_write", failing(stop))
+            with pytest.raises((KeyboardInterrupt, UserError)):
+                manager(tmp_path, **settings).ensure()
+        assert not (tmp_path / "mine").exists()
+    assert manager(tmp_path, **settings).ensure() == "downloaded and verified"
+    assert content(tmp_path / "mine") == PHOTOS
+    assert [path for path, _ in server.seen].count("/set.zip") == 1
+    assert not (tmp_path / ".mine.darkroom-download").exists()
+
+
+def failing(error: Any) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_an_archive_that_is_kept_is_the_right_one(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_zip(tmp_path / "x", PHOTOS), make_zip(tmp_path / "y", {"other.png": b"1"})
+    server.files |= {"/a.zip": first.read_bytes(), "/b.zip": second.read_bytes()}
+
+    def bring(name: str, **settings: Any) -> None:
+        manager(tmp_path, path=tmp_path / "mine", url=f"{server.url}/{name}", **settings).ensure()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_write", failing(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bring("a.zip")
+    # Of the same address the publisher may offer another one, whose hash the user has.
+    server.files["/a.zip"] = second.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_write", failing(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bring("a.zip", sha256=hashlib.sha256(second.read_bytes()).hexdigest())
+    bring("b.zip")
+    assert [path for path, _ in server.seen] == ["/a.zip", "/a.zip", "/b.zip"]
+    assert content(tmp_path / "mine") == {"other.png": b"1"}
+
+
+def test_an_archive_that_is_unusable_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"path": tmp_path / "mine", "url": server.url + "/set.zip"}
+    whole = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    server.files["/set.zip"] = whole[: len(whole) // 2]
+    with pytest.raises(UserError, match="neither a zip"):
+        manager(tmp_path, **settings).ensure()
+    server.files["/set.zip"] = whole
+    assert manager(tmp_path, **settings).ensure() == "downloaded and verified"
+    # The user's own is left where it is.
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="neither a zip"):
+        manager(tmp_path, path=tmp_path / "other", url=str(broken)).ensure()
+    assert broken.exists()
+
+
+def test_secrets_of_an_address_are_not_written(server: Server, tmp_path: Path) -> None:
+    server.files["/set.zip"] = bytes(10_000)
+    server.cut_after["/set.zip"] = [5000, 1000]
+    url = server.url.replace("://", "://me:hidden@") + "/set.zip?token=secret"
+    mine = manager(tmp_path, path=tmp_path / "mine", url=url)
+    with pytest.raises(UserError, match="2 attempts"):
+        mine.ensure()
+    server.files["/set.zip"] = make_zip(tmp_path / "x", PHOTOS).read_bytes()
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert any(path.name.endswith(".part.json") for path in written)
+    mine.ensure()
+    written |= {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert not [path for path, data in written.items() if b"hidden" in data or b"secret" in data]
+
+
+@pytest.mark.parametrize("kind", ["empty", "dangling"])
+def test_a_link_in_the_place_of_the_folder_stays_one(server: Server, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "big").mkdir()
+    if kind == "empty":
+        (tmp_path / "big/photos").mkdir()
+    (tmp_path / "mine").symlink_to(tmp_path / "big/photos")
+    settings: dict[str, Any] = {"path": tmp_path / "mine", "url": str(make_zip(tmp_path / "x", PHOTOS))}
+    assert manager(tmp_path, **settings).ensure() == "downloaded and verified"
+    assert (tmp_path / "mine").is_symlink()
+    assert content(tmp_path / "mine") == PHOTOS
+    for path in ("mine", "big/photos"):
+        assert manager(tmp_path, **settings | {"path": tmp_path / path}).ensure() == "present and verified"
+
+
+def test_a_folder_that_was_moved_and_linked_is_known(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"path": tmp_path / "mine", "url": str(make_zip(tmp_path / "x", PHOTOS))}
+    manager(tmp_path, **settings).ensure()
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    (tmp_path / "mine").symlink_to(tmp_path / "moved")
+    assert manager(tmp_path, **settings).ensure() == "present and verified"
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="a link that leads nowhere"):
+        manager(tmp_path, path=tmp_path / "a", url=str(make_zip(tmp_path / "x", PHOTOS))).ensure()
+
+
+def cannot_be_removed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As a mount point."""
+    rmdir = Path.rmdir
+
+    def busy(self: Path) -> None:
+        if self == folder:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rmdir(self)
+
+    monkeypatch.setattr(Path, "rmdir", busy)
+
+
+def half_copied(source: Path, target: Path, **_: Any) -> None:
+    name = min(path.name for path in source.iterdir())
+    (target / name).mkdir() if (source / name).is_dir() else (target / name).write_bytes(b"half")
+    raise shutil.Error([(str(source), str(target), "[Errno 28] No space left on device")])
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder"])
+def test_a_mount_point_is_filled(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    settings: dict[str, Any] = {"path": tmp_path / "mine", "url": str(make_zip(tmp_path / "x", PHOTOS))}
+    if kind == "folder":
+        serve_disk(server, {f"/in/{name}": data for name, data in PHOTOS.items()})
+        settings |= {"url": LINK, "yandex_api": server.url + "/v1/disk"}
+    (tmp_path / "mine").mkdir()
+    inode = (tmp_path / "mine").stat().st_ino
+    cannot_be_removed(monkeypatch, tmp_path / "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", half_copied)
+        with pytest.raises(UserError, match=r"cannot be filled: .*No space left"):
+            manager(tmp_path, **settings).ensure()
+    assert not any((tmp_path / "mine").iterdir())
+    assert manager(tmp_path, **settings).ensure() == "downloaded and verified"
+    assert (tmp_path / "mine").stat().st_ino == inode
+    assert {name.removeprefix("in/"): data for name, data in content(tmp_path / "mine").items()} == PHOTOS
+    assert manager(tmp_path, **settings).ensure() == "present and verified"
+
+
+def test_without_locks_it_works_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fcntl.flock", failing(OSError(errno.ENOLCK, "No locks available")))
+    mine = manager(tmp_path, path=tmp_path / "mine", url=str(make_zip(tmp_path / "x", PHOTOS)))
+    assert mine.ensure() == "downloaded and verified"
+    assert f"{tmp_path} cannot be locked: start no other run" in caplog.text
+
+
+def brings(server: Server, kind: str, data: dict[str, bytes], path: Path) -> DataManager:
+    """The manager of what the server has as an archive or as a Yandex folder."""
+    if kind == "url":
+        server.files["/set.zip"] = make_zip(path.with_name("x"), data).read_bytes()
+        return manager(path.parent, path=path, url=server.url + "/set.zip")
+    serve_disk(server, {f"/{name}": content for name, content in data.items()})
+    return manager(path.parent, path=path, url=LINK, yandex_api=server.url + "/v1/disk")
+
+
+def fetched(server: Server) -> list[str]:
+    """Where each request for content began; of an archive or of several files."""
+    return [start or "" for path, start in server.seen if path.startswith(("/set.zip", "/content"))]
+
+
+RANDOM = {f"{n}.png": random.Random(n).randbytes(50_000) for n in range(2)}
+
+
+@pytest.mark.parametrize("kind", ["url", "yandex"])
+def test_ctrl_c_in_a_download_leaves_what_has_come(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(downloads, "_CHUNK", 10_000)
+    mine = brings(server, kind, RANDOM, tmp_path / "mine")
+    num_chunks = 0
+    iter_content = requests.Response.iter_content
+
+    def stopped(self: requests.Response, size: int) -> Iterator[bytes]:
+        nonlocal num_chunks
+        for chunk in iter_content(self, size):
+            num_chunks += size == downloads._CHUNK
+            if num_chunks == 8:
+                raise KeyboardInterrupt
+            yield chunk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(requests.Response, "iter_content", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            mine.ensure()
+    assert not (tmp_path / "mine").exists()
+    server.seen.clear()
+    assert mine.ensure() == "downloaded and verified"
+    assert content(tmp_path / "mine") == RANDOM
+    # Of the folder the first file is whole; the rest of the second is all that is asked for.
+    assert fetched(server) == ["bytes=70000-" if kind == "url" else "bytes=20000-"]
+    assert sorted(path.name for path in tmp_path.iterdir() if "download" in path.name) == []
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """No file of this process grows beyond it, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", ["url", "yandex"])
+def test_a_disk_that_fills_while_it_downloads_leaves_what_has_come(
+    server: Server, tmp_path: Path, kind: str
+) -> None:
+    mine = brings(
+        server, kind, {"a.png": RANDOM["0.png"][:1000], "b.png": RANDOM["1.png"]}, tmp_path / "mine"
+    )
+    with pytest.raises(OSError, match="File too large"), largest_file(40_000):
+        mine.ensure()
+    assert not (tmp_path / "mine").exists()
+    server.seen.clear()
+    assert mine.ensure() == "downloaded and verified"
+    assert content(tmp_path / "mine") == {"a.png": RANDOM["0.png"][:1000], "b.png": RANDOM["1.png"]}
+    assert fetched(server) == ["bytes=40000-"]
 
 
 def test_two_at_once_download_once(clone: Path, server: Server, tmp_path: Path) -> None:

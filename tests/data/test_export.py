@@ -142,6 +142,14 @@ def test_nothing_is_replaced(source, tmp_path, kind):
     assert (tmp_path / "out/precious").read_text() == "x"
 
 
+def test_an_empty_folder_behind_a_link_is_filled(source, tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big")
+    export(tmp_path / "out", split_of(source), source)
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "big/train/metadata.jsonl").is_file()
+
+
 NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
 
 
@@ -190,10 +198,19 @@ def test_the_command_exports(tmp_path):
     ("overrides", "message"),
     [
         (["dataset.push_to_hub=me/mine"], r"needs dataset\.export"),
+        (
+            ["dataset.path=photos", "dataset.export=photos/out"],
+            r"dataset\.export=photos/out and .* one in the",
+        ),
+        (["dataset.path=out/photos", "dataset.export=out"], "must not lie one in the other"),
+        (["dataset.path=photos", "dataset.export=photos/"], "must not lie one in the other"),
+        (["dataset.path=photos", "dataset.export=link/out"], "must not lie one in the other"),
         (["command=train", "dataset.export=x"], "for: sh train_run.sh -cn prepare"),
     ],
 )
-def test_keys_that_would_do_nothing_are_refused(tmp_path, overrides, message):
+def test_keys_that_make_no_sense_are_refused(tmp_path, monkeypatch, overrides, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("photos")
     with pytest.raises(UserError, match=message):
         prepare(tmp_path, *overrides)
 

@@ -11,7 +11,7 @@ import pytest
 from src.data import download as downloads
 from src.data import fetch_http
 from src.data.download import download
-from src.data.fetch_http import FetchError, Retries, open_url, shown
+from src.data.fetch_http import FetchError, Retries, get_json, open_url, shown
 from tests.data.fetch_server import Server, serving
 
 CHUNK = downloads._CHUNK
@@ -80,7 +80,10 @@ def test_passing_errors_are_tried_again(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("asked", ["7", "date", "soon", None])
+FAR_AWAY = "Mon, 01 Jan 2024 00:00:00 +9999999999999999"  # a time zone
+
+
+@pytest.mark.parametrize("asked", ["7", "date", "soon", FAR_AWAY, None])
 def test_a_server_that_asks_for_time_is_given_it(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None
 ) -> None:
@@ -93,7 +96,7 @@ def test_a_server_that_asks_for_time_is_given_it(
     fetch(server, tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == DATA
     (pause,) = pauses
-    assert 6 < pause <= 8 if asked not in {"soon", None} else pause == QUICK.pause
+    assert 6 < pause <= 8 if asked not in {"soon", FAR_AWAY, None} else pause == QUICK.pause
 
 
 def test_a_server_that_asks_for_an_hour_is_left_alone(server: Server, tmp_path: Path) -> None:
@@ -168,6 +171,16 @@ def test_redirects_to_other_schemes_are_refused(server: Server, tmp_path: Path, 
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize(
+    "target", ["http://[bad", "//[", "http://127.0.0.1:abc/x", "//a..b/x", "http://[v1.x]/"]
+)
+def test_redirects_to_no_address_are_refused(server: Server, tmp_path: Path, target: str) -> None:
+    server.redirects["/old"] = target
+    with pytest.raises(FetchError, match=r"redirects to something else: .* is no http|cannot be asked"):
+        fetch(server, tmp_path / "a", path="/old")
+    assert len(server.seen) == 1
+
+
 def test_redirects_come_to_an_end(server: Server, tmp_path: Path) -> None:
     server.redirects["/round"] = "/round"
     with pytest.raises(FetchError, match="redirects"):
@@ -179,10 +192,29 @@ def test_no_step_down_from_https() -> None:
         fetch_http._check_url("http://example.org/a", after="https://example.org/a")
 
 
-def test_the_limit_holds_with_and_without_a_length(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_length", [True, False])
+def test_the_limit_holds_with_and_without_a_length(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_length: bool
+) -> None:
     url = server.url + "/set.zip"
-    with pytest.raises(FetchError, match="limit"):
+    if not has_length:
+        server.without_length.add("/set.zip")
+    monkeypatch.setattr(downloads, "_CHUNK", 400)
+    with pytest.raises(
+        FetchError, match="bytes, more than the limit" if has_length else "more than the limit"
+    ):
         download(lambda: url, tmp_path / "a", source=url, max_bytes=1000, retries=QUICK, progress=False)
+    part = tmp_path / "a.part"
+    # Of a length that is said nothing is fetched, else no more than the limit.
+    assert (part.stat().st_size if part.exists() else 0) == (0 if has_length else 800)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "9" * 5000, "-1"])
+def test_a_length_that_is_none_says_nothing(server: Server, tmp_path: Path, length: str) -> None:
+    server.headers["/set.zip"] = {"Content-Length": length}
+    fetch(server, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
 
 
 def test_a_dead_server_is_named(tmp_path: Path) -> None:
@@ -198,3 +230,34 @@ def test_secrets_in_addresses_are_not_shown(server: Server) -> None:
         open_url("ftp://user:word@example.org/a?token=1", headers={}, retries=QUICK, stream=False)
     assert "word" not in str(caught.value)
     assert "token" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"[" * 200_000, "no JSON"),
+        (b"<html>sign in</html>", "no JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "no JSON"),
+        (b'"\xff\xfe', "no JSON"),
+        (b"[1]", "no JSON object"),
+        (b'{"a": "' + bytes(2000) + b'"}', "longer than 1000 bytes"),
+    ],
+)
+def test_answers_that_are_no_json(
+    server: Server, monkeypatch: pytest.MonkeyPatch, body: bytes, message: str
+) -> None:
+    if "longer" in message:
+        monkeypatch.setattr(fetch_http, "_MAX_JSON_BYTES", 1000)
+        monkeypatch.setattr(fetch_http, "_CHUNK", 100)
+    server.files["/api"] = body
+    with pytest.raises(FetchError, match=f"the API: the answer is {message}"):
+        get_json(server.url + "/api", retries=QUICK, what="the API")
+    assert len(server.seen) == 1
+
+
+def test_half_an_answer_and_a_busy_server_are_asked_again(server: Server) -> None:
+    server.files["/api"] = b'{"a": 1}'
+    server.cut_after["/api"] = [3]
+    server.failures["/api"] = [500]
+    assert get_json(server.url + "/api", retries=QUICK, what="the API") == {"a": 1}
+    assert len(server.seen) == 3

@@ -125,3 +125,107 @@ def test_content_that_differs_from_the_listing_is_refused(server: Server, tmp_pa
     tree["/a.bin"] = b"served"
     with pytest.raises(FetchError, match="sha256"):
         download_public_file(LINK, file, tmp_path / "a.bin", api=api, retries=QUICK, progress=False)
+
+
+RESOURCES = "/v1/disk/public/resources"
+
+
+def listed(server: Server) -> list[str]:
+    return [str(file.name) for file in list_public_files(LINK, api=server.url + "/v1/disk", retries=QUICK)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"_embedded": None},
+        {},
+        {"_embedded": {"items": None}},
+        {"_embedded": {"items": ["x"]}},
+        {"_embedded": ["items"]},
+    ],
+)
+def test_listings_that_are_none_are_refused(server: Server, answer: dict[str, Any]) -> None:
+    server.answers[RESOURCES] = lambda _: (200, {"type": "dir", "name": "set"} | answer)
+    with pytest.raises(FetchError, match="lists no items"):
+        listed(server)
+
+
+@pytest.mark.parametrize("name", ["\ud800.png", "a" * 231, "a/b", "a\0", 7, None, ""])
+def test_names_that_no_file_can_have(server: Server, name: Any) -> None:
+    item = {"type": "file", "name": name}
+    server.answers[RESOURCES] = lambda _: (200, {"type": "dir", "_embedded": {"items": [item]}})
+    with pytest.raises(FetchError, match="unusable name") as caught:
+        listed(server)
+    str(caught.value).encode()
+
+
+def test_a_file_that_is_a_folder_as_well_is_refused(server: Server) -> None:
+    items = [{"type": "file", "name": "a"}, {"type": "dir", "name": "a"}]
+    server.answers[RESOURCES] = lambda _: (200, {"type": "dir", "_embedded": {"items": items}})
+    with pytest.raises(FetchError, match="lists '/a' twice"):
+        listed(server)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        lambda path, number: [{"type": "dir", "name": "a"}],  # a folder in a folder in a folder
+        lambda path, number: [{"type": "dir", "name": f"{n}"} for n in range(5)],  # more and more of them
+        lambda path, number: [{"type": "file", "name": f"{number}-{n}"} for n in range(5)],  # one without end
+        lambda path, number: [{"type": "file", "name": f"{n}"} for n in range(5)],  # the same again and again
+    ],
+    ids=["deep", "wide", "long", "round"],
+)
+def test_a_listing_without_an_end_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch, item: Any
+) -> None:
+    monkeypatch.setattr(fetch_yandex, "_PAGE", 5)
+    monkeypatch.setattr(fetch_yandex, "_MAX_FILES", 200)
+    monkeypatch.setattr(fetch_yandex, "_MAX_FOLDERS", 50)
+
+    def answer(question: dict[str, str]) -> tuple[int, object]:
+        items = item(question.get("path"), len(server.seen))
+        return 200, {"type": "dir", "_embedded": {"items": items}}
+
+    server.answers[RESOURCES] = answer
+    with pytest.raises(FetchError, match="refused"):
+        listed(server)
+    assert len(server.seen) <= 60
+
+
+def test_an_api_that_is_busy_or_breaks_off_is_asked_again(server: Server) -> None:
+    serve_disk(server, {"/a.png": b"1"})
+    server.failures[RESOURCES] = [429, 500]
+    server.cut_after[RESOURCES] = [20]
+    listing = Retries(attempts=4, pause=0.01, connect_timeout=2.0, read_timeout=2.0)
+    (file,) = list_public_files(LINK, api=server.url + "/v1/disk", retries=listing)
+    assert file.name.name == "a.png"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((429, {}), "the Yandex Disk API: the server answered 429, 3 attempts"),
+        ((403, {}), "the Yandex Disk API: the server answered 403"),
+        ((200, b"<html>"), "the Yandex Disk API: the answer is no JSON"),
+        ((200, b"[" * 200_000), "the Yandex Disk API: the answer is no JSON"),
+        ((200, b""), "the Yandex Disk API: the answer is no JSON"),
+    ],
+)
+def test_an_api_that_does_not_answer_is_named(
+    server: Server, answer: tuple[int, object], message: str
+) -> None:
+    server.answers[RESOURCES] = lambda _: answer
+    with pytest.raises(FetchError, match=message):
+        listed(server)
+
+
+@pytest.mark.parametrize("href", [None, 7, "http://[bad", "//[", "file:///etc/hostname", ""])
+def test_download_addresses_that_are_none(server: Server, tmp_path: Path, href: Any) -> None:
+    serve_disk(server, {"/a.png": b"1"})
+    server.answers[f"{RESOURCES}/download"] = lambda _: (200, {"href": href})
+    api = server.url + "/v1/disk"
+    (file,) = list_public_files(LINK, api=api, retries=QUICK)
+    with pytest.raises(FetchError, match=r"no download address|no http"):
+        download_public_file(LINK, file, tmp_path / "a", api=api, retries=QUICK, progress=False)
+    assert list(tmp_path.iterdir()) == []

@@ -467,6 +467,7 @@ def test_a_folder_of_the_user_is_left_alone(server: Server, tmp_path: Path) -> N
         ({"requests_per_second": float("nan")}, "requests_per_second=nan"),
         ({"num_parallel": 17}, "num_parallel=17 must be a whole number between 1 and 16"),
         ({"api": "ftp://x"}, "api=ftp://x must be an address"),
+        ({"api": "http://localhost:abc"}, "api=http://localhost:abc must be an address"),
         ({"static": "static.arasaac.org"}, "must be an address that begins with https://"),
     ],
 )

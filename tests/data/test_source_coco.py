@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 
-from src.data import archives
+from src.config.build import PROJECT_ROOT, register
+from src.data import archives, fetch_http
 from src.data import download as downloads
 from src.data.data_manager import DataManager
 from src.data.fetch_http import Retries
@@ -179,6 +181,56 @@ def test_zips_are_kept_if_asked_for(server: Server, tmp_path: Path) -> None:
     assert server.seen == []
     assert content(tmp_path / "coco_zips") == kept
     assert is_whole(tmp_path / "other", "val2017")
+
+
+@pytest.mark.parametrize("zips", ["coco/_zips", "coco", "link/zips"])
+def test_zips_among_what_is_unpacked_are_refused(server: Server, tmp_path: Path, zips: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "coco")
+    with pytest.raises(UserError, match=r"zip_dir=.* lies in the dataset's folder .*coco\. Name one outside"):
+        ensure(server, tmp_path / "coco", zip_dir=str(tmp_path / zips), delete_zips=False)
+    assert server.seen == []
+    assert not (tmp_path / "coco").exists()
+
+
+@pytest.mark.parametrize("written", ["/data/coco", "/data/coco/", "/data/coco//"])
+def test_zips_lie_beside_the_folder_by_default(written: str) -> None:
+    register()
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        config = compose("prepare", overrides=["dataset=coco", f"dataset.path={written}"])
+    assert config.dataset.source.zip_dir == "/data/coco_zips"
+
+
+def test_a_server_is_asked_four_times_by_default(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(fetch_http.time, "sleep", pauses.append)
+    server.failures[NOTES] = [503] * 9
+    source = CocoSource(base_url=server.url)
+    with pytest.raises(UserError, match="the server answered 503, 4 attempts"):
+        DataManager(path=tmp_path / "coco", dvc_target=None, source=source, progress=False).ensure()
+    assert paths(server) == [NOTES] * 4
+    assert pauses == [1, 2, 4]
+
+
+@pytest.mark.parametrize("option", [{"force_extract": True}, {"splits": ["train2017"]}])
+def test_a_folder_of_the_user_is_taken_as_it_is_with_a_warning(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, option: dict[str, Any]
+) -> None:
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    (tmp_path / "coco/annotations/captions_val2017.json").write_bytes(captions("val2017"))
+    (tmp_path / "coco/val2017").mkdir()
+    for path in ("annotations/captions_val2017.json", "val2017"):
+        os.utime(tmp_path / "coco" / path, (1, 1))
+    assert ensure(server, tmp_path / "coco") == "present, taken as it is"
+    assert not caplog.records
+    mine = manager(server, tmp_path / "coco", **option)
+    assert mine.ensure() == mine.ensure() == "present, taken as it is"
+    (record,) = caplog.records
+    part = option.get("splits", ["val2017"])[0]
+    assert "coco was not filled by dataset.source and is taken as it is" in record.message
+    assert f"{part} will not be brought or unpacked again" in record.message
+    assert server.seen == []
 
 
 def put_zips(folder: Path, *names: str) -> None:

@@ -14,13 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.data.checks import (
-    require_flag,
-    require_known,
-    require_web_address,
-    require_whole_number,
-    require_words,
-)
+from src.checks import require_choice, require_web_address
+from src.data.checks import require_flag, require_whole_number, require_words
 from src.data.download import download
 from src.data.fetch_http import FetchError, Retries, shown
 from src.data.readers.arasaac import CREDIT, to_pictogram, words_of
@@ -90,9 +85,9 @@ class ArasaacSource:
         static: str = "https://static.arasaac.org/pictograms",
     ) -> None:
         key = "dataset.source"
-        require_known(f"{key}.language", language, LANGUAGES)
+        require_choice(f"{key}.language", language, LANGUAGES)
         require_flag(f"{key}.colour", colour)
-        require_known(f"{key}.size", size, tuple(_BYTES_OF_SIZE))
+        require_choice(f"{key}.size", size, tuple(_BYTES_OF_SIZE))
         if max_samples is not None:
             require_whole_number(f"{key}.max_samples", max_samples, least=1)
         require_words(f"{key}.categories", categories)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.checks import require_choice, require_web_address
 from src.data.archives import unpack_zip
-from src.data.checks import require_flag, require_known, require_web_address, require_words
+from src.data.checks import require_flag, require_words
 from src.data.download import download, hash_fault
 from src.data.fetch_http import FetchError, Retries
 from src.data.readers.coco import CREDIT
@@ -96,7 +97,7 @@ class CocoSource:
         key = "dataset.source"
         require_words(f"{key}.splits", splits)
         for split in splits:
-            require_known(f"{key}.splits", split, SPLITS)
+            require_choice(f"{key}.splits", split, SPLITS)
         if not splits:
             raise UserError(f"{key}.splits is empty. Name val2017 or train2017.")
         require_web_address(f"{key}.base_url", base_url)
@@ -123,7 +124,16 @@ class CocoSource:
         return "COCO 2017"
 
     def missing(self, path: Path) -> list[str]:
-        """The folders of images and the caption files that are not there, or are to be unpacked again."""
+        """The folders of images and the caption files that are not there, or are to be unpacked again.
+
+        Raises:
+            UserError: the zips would lie among what is unpacked.
+        """
+        if self._zip_dir is not None and self._zip_dir.resolve().is_relative_to(path.resolve()):
+            raise UserError(
+                f"dataset.source.zip_dir={self._zip_dir} lies in the dataset's folder {path}. "
+                "Name one outside."
+            )
         return [part for part in self._parts if not self._is_there(path / part)]
 
     def _is_there(self, part: Path) -> bool:
