@@ -29,8 +29,8 @@ from src.run.build_training import (
     load_base_and_data,
     prepare_model,
 )
-from src.run.cache_room import cache_lease
 from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
+from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
 from src.training.checkpoint import Checkpointer, load_checkpoint
