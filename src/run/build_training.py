@@ -174,6 +174,8 @@ def encode_sides(
 ) -> EncodedSides:
     """Both sides of the split, their caches filled by all processes together."""
     live_text = trains_text(config.adapter)
+    if live_text and config.dataset.cache:
+        log.info("Texts are encoded at each step and not kept: a text encoder or an embedding is trained")
 
     def make(*, keep_text: bool) -> EncodedSides:
         def side(records: list[Record], *, train: bool) -> EncodedDataset:

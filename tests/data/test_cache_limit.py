@@ -18,7 +18,8 @@ from src.data.cache_limit import Inventory, lease, oldest_lease, on_disk
 from src.data.cache_room import Projection, hold_limit, make_room
 from src.data.tensor_store import TensorStore, entry_key
 from src.errors import UserError
-from src.files import FILE_MODE
+from src.files import FILE_MODE, read_json
+from tests.data import filling_job
 
 ENTRY = on_disk(4000 + 300)
 
@@ -161,6 +162,32 @@ def test_a_dead_jobs_lease_counts_for_nothing(tmp_path):
     hold_limit(tmp_path, 0)
     assert left(tmp_path) == set()
     assert list((tmp_path / "leases").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_jobs_that_fill_at_once_lose_nothing_and_the_limit_holds_after(tmp_path):
+    """Each finds that what it lacks fits; together it does not."""
+    fill(tmp_path / "cache", "abcdefgh", at=1000)
+    limit_bytes = 20 * filling_job.ENTRY
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(2)
+    jobs = [
+        context.Process(target=filling_job.fill_beside, args=(tmp_path, number, limit_bytes, together))
+        for number in (1, 2)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(120)
+        assert job.exitcode == 0
+    for seen in (read_json(tmp_path / f"job{number}.json") for number in (1, 2)):
+        assert seen["fits"]
+        assert seen["lost"] == 0
+        assert seen["held"] > limit_bytes
+    assert left(tmp_path / "cache") == set(), "what no one needs went first"
+    hold_limit(tmp_path / "cache", limit_bytes)
+    folders = [tmp_path / "cache" / "latents", tmp_path / "cache" / "texts"]
+    assert 0 < Inventory(folders).num_bytes <= limit_bytes
 
 
 def test_the_oldest_of_the_running_jobs_counts(tmp_path):

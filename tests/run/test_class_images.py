@@ -116,6 +116,30 @@ def test_a_run_goes_on_with_the_same_class_images_only(place, tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+def test_beside_images_in_buckets_and_after_a_stop(place, tmp_path, request, architecture):
+    """Drawn at one size, whatever buckets the training images have; a resumed run is an unbroken one."""
+    for number in range(6, 9):
+        noise_image(number, (40, 64)).save(tmp_path / "photos" / f"IMG_{number:04d}.png")
+    with (tmp_path / "photos" / "captions.txt").open("a") as file:
+        file.writelines(f"IMG_{number:04d}.png|a tall sksToy {number}\n" for number in range(6, 9))
+    model = request.getfixturevalue(f"pocket_{architecture}")
+    own = [*DRAWN, f"model.path={model}", "dataset.buckets.enabled=true", "dataset.resolution=64"]
+    own += ["dataset.buckets.max_upscale=4", "dataset.buckets.max_crop=0.5", "optimizer.schedule=constant"]
+    unbroken, lineage = train(tmp_path / "unbroken", *place, *own)
+    assert len(lineage["buckets"]) > 1
+    assert len(lineage["class_images"]) == 3
+    train(tmp_path / "stopped", *place, *own, "trainer.max_steps=1")
+    stopped, _ = train(tmp_path / "stopped", *place, *own, "trainer.resume=auto")
+
+    def losses(logged):
+        return [event for event in logged if event[1] in ("loss/train", "loss/prior")]
+
+    assert losses(stopped) == losses(unbroken)
+    assert {name for _, name, _ in losses(unbroken)} == {"loss/train", "loss/prior"}
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_drawing(place, tmp_path):
     """The same images as one process draws, each drawn once, and the same losses from there on."""
     drawn = [*DRAWN, "dataset.class_images.num=6"]

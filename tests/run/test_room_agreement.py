@@ -1,10 +1,13 @@
 """Room for the caches, settled before encoding, and their limit, held by every run."""
 
+import io
+import logging
 import os
 
 import pytest
 
 from src.models.load import load_model
+from src.run import build_encoded
 from src.run.build_data import prepare_data
 from src.run.build_training import encode_sides
 from src.training.accelerator import Agreement, make_accelerator
@@ -26,6 +29,26 @@ def encode(pocket_sd15, tmp_path):
         )
 
     return sides
+
+
+@pytest.mark.parametrize("token_embedding", ["train", "frozen"])
+def test_it_is_said_when_texts_are_not_kept(encode, tmp_path, caplog, monkeypatch, token_embedding):
+    """And how far filling is: all that is missing is counted by the bars."""
+    bars = []
+
+    class Bar(build_encoded.tqdm):
+        def __init__(self, **settings):
+            super().__init__(**{**settings, "disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(build_encoded, "tqdm", Bar)
+    with caplog.at_level(logging.INFO):
+        encode(f"adapter.token_embedding={token_embedding}")
+    is_trained = token_embedding == "train"
+    assert ("Texts are encoded at each step and not kept" in caplog.text) is is_trained
+    assert (tmp_path / "cache" / "texts").exists() is not is_trained
+    # The last side's texts include the empty prompt, which is there by then.
+    assert [(bar.n, bar.total) for bar in bars] == ([(4, 4), (1, 1)] if is_trained else [(9, 9), (2, 2)])
 
 
 def test_a_warm_start_holds_a_limit_that_was_lowered(encode, tmp_path):
