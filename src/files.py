@@ -21,6 +21,8 @@ def _read_umask() -> int:
 
 # Read once: it can only be read by setting it, which another thread's new files would notice.
 _UMASK = _read_umask()
+# mkstemp makes private files; what a run leaves behind is meant to be read by the group, too.
+FILE_MODE = 0o666 & ~_UMASK
 
 
 def sha256_file(path: Path) -> str:
@@ -63,8 +65,7 @@ def write_bytes_atomic(path: Path, data: bytes, *, durable: bool = True) -> None
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        # mkstemp makes private files; what a run leaves behind is meant to be read by the group, too.
-        Path(name).chmod(0o666 & ~_UMASK)
+        Path(name).chmod(FILE_MODE)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -34,7 +34,9 @@ class Projection:
 
 
 def make_room(wanted: Projection, *, cache_dir: Path, limit_bytes: int | None) -> bool:
-    """Evicts what is in the way, if there is a limit, and says whether the texts fit as well.
+    """Says whether the texts fit as well as the images, and evicts what is in their way if there is a limit.
+
+    Nothing is evicted for what will not be kept.
 
     Args:
         wanted: What this job will add.
@@ -49,46 +51,54 @@ def make_room(wanted: Projection, *, cache_dir: Path, limit_bytes: int | None) -
     """
     free = room = _free_space(cache_dir)
     held = 0
+    stored = before_ns = None
     if limit_bytes is not None:
-        gone, held = _evict(cache_dir, wanted=wanted.num_bytes, limit_bytes=limit_bytes, free=free)
-        room = min(free + gone, limit_bytes - held)
-    if wanted.num_bytes <= room:
-        return True
-    if wanted.image_bytes <= room and wanted.text_bytes > 0:
+        stored, before_ns = _inventory(cache_dir), oldest_lease(cache_dir)
+        may_go = stored.num_bytes_before(before_ns)
+        held = stored.num_bytes - may_go
+        room = max(0, min(free + may_go, limit_bytes - held))
+    # Decided before anything is removed: a run that is refused must not cost the others their entries.
+    fits = wanted.num_bytes <= room
+    if not fits and wanted.image_bytes > room:
+        raise UserError(_refusal(wanted, cache_dir=cache_dir, room=room, limit_bytes=limit_bytes, held=held))
+    if not fits:
         _log.warning(
             "Not enough room for the encoded texts (%s, %s left): they are encoded at each step, which is "
             "slower. A higher paths.cache_limit_gb, paths.cache_dir on another disk or "
             "dataset.cache_precision=fp16 would keep them.",
             gigabytes(wanted.text_bytes),
-            gigabytes(max(0, room - wanted.image_bytes)),
+            gigabytes(room - wanted.image_bytes),
         )
-        return False
-    raise UserError(_refusal(wanted, cache_dir=cache_dir, room=room, limit_bytes=limit_bytes, held=held))
+    if stored is not None and limit_bytes is not None:
+        kept = wanted.num_bytes if fits else wanted.image_bytes
+        _evict(stored, max(stored.num_bytes + kept - limit_bytes, kept - free), before_ns=before_ns)
+    return fits
 
 
 def hold_limit(cache_dir: Path, limit_bytes: int) -> None:
-    """Evicts what jobs that filled the caches at the same time have put there beyond the limit."""
-    _evict(cache_dir, wanted=0, limit_bytes=limit_bytes, free=_free_space(cache_dir))
+    """Evicts what is beyond the limit: it was lowered, or jobs filled the caches at the same time."""
+    stored = _inventory(cache_dir)
+    _evict(stored, stored.num_bytes - limit_bytes, before_ns=oldest_lease(cache_dir))
 
 
-def _evict(cache_dir: Path, *, wanted: int, limit_bytes: int, free: int) -> tuple[int, int]:
-    """Evicts what is in the way of so many bytes; what that freed, and what is left, in bytes."""
-    stored = Inventory([cache_dir / "latents", cache_dir / "texts"])
-    too_much = max(stored.num_bytes + wanted - limit_bytes, wanted - free)
-    gone = stored.evict(too_much, before_ns=oldest_lease(cache_dir))
+def _inventory(cache_dir: Path) -> Inventory:
+    return Inventory([cache_dir / "latents", cache_dir / "texts"])
+
+
+def _evict(stored: Inventory, num_bytes: int, *, before_ns: int | None) -> None:
+    gone = stored.evict(num_bytes, before_ns=before_ns)
     if gone.num_entries:
         size = gigabytes(gone.num_bytes)
         _log.info("Removed %d entries of the caches, used longest ago, %s", gone.num_entries, size)
-    return gone.num_bytes, stored.num_bytes - gone.num_bytes
 
 
 def _refusal(wanted: Projection, *, cache_dir: Path, room: int, limit_bytes: int | None, held: int) -> str:
-    is_limit = limit_bytes is not None and room == limit_bytes - held
+    is_limit = limit_bytes is not None and room == max(0, limit_bytes - held)
     why = (
-        f"paths.cache_limit_gb={limit_bytes / 1e9:g} leaves {gigabytes(max(0, room))} beside the "
+        f"paths.cache_limit_gb={limit_bytes / 1e9:g} leaves {gigabytes(room)} beside the "
         f"{gigabytes(held)} that this and other running jobs need"
         if is_limit and limit_bytes is not None
-        else f"{gigabytes(max(0, room))} are free at {cache_dir}"
+        else f"{gigabytes(room)} are free at {cache_dir}"
     )
     return (
         f"Not enough disk space for the caches: {gigabytes(wanted.image_bytes)} needed for "

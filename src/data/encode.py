@@ -20,7 +20,6 @@ from src.data.samples import SampleReader
 from src.data.tensor_store import DTYPES
 from src.data.text_cache import TextCache, TextEntry
 from src.errors import UserError
-from src.files import require_free_space
 
 EncodeImages = Callable[[Float[Tensor, "b 3 h w"]], tuple[Float[Tensor, "b c i j"], Float[Tensor, "b c i j"]]]
 EncodeText = Callable[[list[str]], tuple[Float[Tensor, "b t d"], Float[Tensor, "b p"] | None]]
@@ -134,7 +133,7 @@ class EncodedDataset:
         return sizes, len(self._missing_texts(self.records))
 
     def fill(self, progress: Progress | None = None, *, rank: int = 0, world_size: int = 1) -> int:
-        """Encodes what the caches lack, so that training does not wait for it.
+        """Encodes what the caches lack, so that training does not wait for it. The caller sees to the space.
 
         Args:
             progress: Called with (done, total) after each image or prompt.
@@ -146,7 +145,7 @@ class EncodedDataset:
             How many entries were missing here.
 
         Raises:
-            UserError: an image cannot be decoded, or the disk cannot hold the entries.
+            UserError: an image cannot be decoded, or the disk is full.
         """
         images = self._missing_images(self.records[rank::world_size])
         texts = self._missing_texts(self.records[rank::world_size])
@@ -158,16 +157,11 @@ class EncodedDataset:
 
     def _fill_all(self, images: list[tuple[Record, list[int]]], texts: list[str]) -> Iterator[None]:
         """Encodes and keeps entry after entry."""
-        num_left = sum(len(numbers) for _, numbers in images)
-        for is_first, (record, numbers), image in self._decoded(images):
+        for (record, numbers), image in self._decoded(images):
             for number in numbers:
                 key = self.reader.latent_key(record.id, number)
                 self._encode_latent(key, self.reader.prepare(record.id, number, image), record.id)
                 yield
-            if is_first and self.reader.latent_cache is not None:
-                path = self.reader.latent_cache.path(key)
-                num_bytes = path.stat().st_size * (num_left - len(numbers))
-                require_free_space(path.parent, num_bytes, "the cache of encoded images")
         for text in texts:
             self._encode_caption(text)
             yield
@@ -196,14 +190,14 @@ class EncodedDataset:
 
     def _decoded(
         self, images: list[tuple[Record, list[int]]]
-    ) -> Iterator[tuple[bool, tuple[Record, list[int]], Image.Image]]:
+    ) -> Iterator[tuple[tuple[Record, list[int]], Image.Image]]:
         """Each item with its image, decoded ahead in threads (decoders release the interpreter's lock)."""
         with ThreadPoolExecutor(_READ_AHEAD_THREADS) as pool:
             waiting: deque[Future[Image.Image]] = deque()
             for index, item in enumerate(images):
                 for record, _ in images[index + len(waiting) : index + _READ_AHEAD]:
                     waiting.append(pool.submit(self.reader.decode, record.path))
-                yield index == 0, item, waiting.popleft().result()
+                yield item, waiting.popleft().result()
 
     def _encode_latent(self, key: str, variant: Variant, id: str) -> LatentEntry:
         """The posterior of one variant, kept if there is a cache, and rounded as the cache returns it."""

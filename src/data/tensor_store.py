@@ -68,12 +68,21 @@ class TensorStore:
         return True
 
     def read(self, key: str) -> StoredEntry | None:
-        """The entry, or None if there is none or it is damaged (and has to be written again)."""
+        """The entry, or None if there is none or it is damaged (and has to be written again).
+
+        Raises:
+            UserError: it cannot be read.
+        """
         path = self.path(key)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UserError(
+                f"Cannot read {path} of the cache ({error.strerror}). Have its owner give you the right to, "
+                "set paths.cache_dir to a folder of your own, or set dataset.cache=false."
+            ) from error
         try:
             metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
             checksum = metadata.pop("checksum")

@@ -36,6 +36,7 @@ class ClassImageRecipe:
         height: in pixels.
         batch_size: images at a time. They are always drawn in the same groups of so many, so that an image
             does not depend on how many were asked for, not even in rounding.
+        num_chunks: of the prompt, if it is encoded in several.
     """
 
     base_hash: str
@@ -48,10 +49,15 @@ class ClassImageRecipe:
     width: int
     height: int
     batch_size: int
+    num_chunks: int = 1
 
     def folder(self, cache_dir: Path) -> Path:
         """Where its images are kept."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        parts = asdict(self)
+        if self.num_chunks == 1:
+            # As before there were long prompts, so that what was drawn then is found.
+            del parts["num_chunks"]
+        text = json.dumps(parts, sort_keys=True)
         return cache_dir / "class_images" / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -142,7 +148,10 @@ class ClassImageStore:
         for path in sorted(self.folder.glob("*.png")):
             match = _NAME.fullmatch(path.name)
             if match and int(match[1]) in numbers:
-                sha256 = sha256_file(path)
+                try:
+                    sha256 = sha256_file(path)
+                except FileNotFoundError:  # damaged, and just now removed by the job that mends it
+                    continue
                 if sha256.startswith(match[2]):
                     found[int(match[1])] = FoundImage(path=path, sha256=sha256)
         return found

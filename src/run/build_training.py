@@ -39,8 +39,8 @@ from src.models.load import load_model
 from src.models.prompts import cut_warnings
 from src.run.build_data import PreparedData
 from src.run.build_encoded import encoded_dataset, fill_cache
-from src.run.cache_room import Room, agree_on_room, hold_limit_after_filling
-from src.run.class_images import base_and_drawn_images
+from src.run.drawn_class_images import base_and_drawn_images
+from src.run.room_agreement import Room, agree_on_room, hold_cache_limit
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
@@ -174,6 +174,8 @@ def encode_sides(
 ) -> EncodedSides:
     """Both sides of the split, their caches filled by all processes together."""
     live_text = trains_text(config.adapter)
+    if live_text and config.dataset.cache:
+        log.info("Texts are encoded at each step and not kept: a text encoder or an embedding is trained")
 
     def make(*, keep_text: bool) -> EncodedSides:
         def side(records: list[Record], *, train: bool) -> EncodedDataset:
@@ -206,16 +208,15 @@ def encode_sides(
             is_main=accelerator.is_main_process,
             agreement=agreement,
         )
-        if room is Room.NOTHING_TO_DO:
-            return sides
         if room is Room.NOT_FOR_TEXT:
             sides = make(keep_text=False)
-        ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        for what, dataset in _filled(sides).items():
-            fill_cache(dataset, what=what, **ranks)
-        agreement.wait()
+        if room is not Room.NOTHING_TO_DO:
+            ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+            for what, dataset in _filled(sides).items():
+                fill_cache(dataset, what=what, **ranks)
+            agreement.wait()
         if accelerator.is_main_process:
-            hold_limit_after_filling(config)
+            hold_cache_limit(config)
     return sides
 
 

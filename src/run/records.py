@@ -1,20 +1,23 @@
 """What a run leaves in its folder beside weights and images, and the last lines that it prints."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from src.config.cli import Job, Outcome
-from src.config.schema import TrainConfig
+from src.config.schema import ClassImagesConfig, TrainConfig
 from src.data.buckets import bucket_counts
+from src.data.records import Record
 from src.files import read_json, write_json_atomic, write_text_atomic
-from src.lineage import collect_lineage
+from src.lineage import collect_lineage, dataset_hash
 from src.loggers.multi import MultiLogger
 from src.redact import redact
 from src.run.build_data import PreparedData, rules_of
+from src.training.must_match import UNKNOWN
 
 if TYPE_CHECKING:
     from src.models.base import DiffusionModel
@@ -32,7 +35,7 @@ def lineage_of(
         root=Path(config.paths.root_dir),
         config=job.resolved,
         content_hashes=data.report.hashes,
-        captions={record.id: record.caption for record in data.result.records},
+        captions=captions_of(data.result.records),
         attribution=data.result.attribution,
         split={
             "train": [record.id for record in data.split.train],
@@ -42,7 +45,7 @@ def lineage_of(
             str(record.path.resolve()): data.report.hashes[record.id] for record in data.split.validation
         },
         class_images={} if class_images is None else dict(class_images.hashes),
-        class_captions={} if class_images is None else {r.id: r.caption for r in class_images.records},
+        class_captions={} if class_images is None else captions_of(class_images.records),
         base_hash=model.base_hash,
         architecture=model.architecture,
         resolution=size,
@@ -50,6 +53,22 @@ def lineage_of(
         buckets=bucket_counts(data.report.training_sizes) if config.dataset.buckets.enabled else {},
     )
     return {**lineage, "skipped": skipped(data)}
+
+
+def hashes_of(data: PreparedData) -> dict[str, Any]:
+    """What the lineage will say of the data's contents, before there is a model."""
+    class_images = data.class_images
+    return {
+        "dataset_hash": dataset_hash(data.report.hashes, captions_of(data.result.records)),
+        "class_images_hash": None
+        if class_images is None
+        else dataset_hash(class_images.hashes, captions_of(class_images.records)),
+    }
+
+
+def captions_of(records: Sequence[Record]) -> dict[str, str]:
+    """Captions by record id."""
+    return {record.id: record.caption for record in records}
 
 
 def skipped(data: PreparedData) -> list[dict[str, str]]:
@@ -70,26 +89,31 @@ def write_skipped(run_dir: Path, entries: list[dict[str, str]]) -> Path | None:
 
 def must_match(
     config: TrainConfig,
-    lineage: dict[str, Any],
+    lineage: Mapping[str, Any],
     *,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     num_processes: int,
     mixed_precision: str,
 ) -> dict[str, Any]:
     """What decides which numbers come next; a checkpoint of other values cannot be continued exactly.
 
     Not among them: learning rates, schedule and length, which people change on purpose to go on longer.
+
+    Args:
+        config: the run's configuration.
+        lineage: of the run, or as much of it as is known.
+        size: (width, height) of the training images; None if it is not known yet.
+        num_processes: of the run.
+        mixed_precision: "no", "fp16" or "bf16".
+
+    Returns:
+        The values by name, `UNKNOWN` where it is too early to say.
     """
     trainer, dataset = config.trainer, config.dataset
     algorithm = {key: value for key, value in config.optimizer.algorithm.items() if key != "_target_"}
     placeholder = dataset.placeholder if config.adapter.token_embedding == "train" else None
-    prior = {}
-    if trainer.prior_loss_weight is not None:
-        prior["trainer.prior_loss_weight"] = trainer.prior_loss_weight
-        prior["class_images_hash"] = lineage["class_images_hash"]
     return {
-        # Nothing where there are none: such a run agrees with one from before there were class images.
-        **prior,
+        **_chosen(config, lineage, size=size),
         "optimizer.algorithm": f"{config.optimizer.algorithm['_target_']} {json.dumps(algorithm)}",
         "dataset.placeholder": placeholder,
         "dataset.background": dataset.background,
@@ -99,18 +123,14 @@ def must_match(
         "trainer.mixed_precision": mixed_precision,
         "trainer.num_validation_timesteps": trainer.num_validation_timesteps,
         "trainer.max_validation_images": trainer.max_validation_images,
-        "base_model_hash": lineage["base_model_hash"],
-        "dataset_hash": lineage["dataset_hash"],
-        "prompt chunks": lineage["prompt_chunks"],
-        "model.max_prompt_chunks": config.model.max_prompt_chunks if config.model.long_prompts else None,
+        "base_model_hash": lineage.get("base_model_hash", UNKNOWN),
+        "dataset_hash": lineage.get("dataset_hash", UNKNOWN),
         "dataset.split_seed": dataset.split_seed,
         "dataset.validation_fraction": dataset.validation_fraction,
-        "dataset.resolution": "x".join(map(str, size)),
-        "dataset.buckets": str(rules_of(dataset, size=size) or "off"),
+        "dataset.resolution": UNKNOWN if size is None else "x".join(map(str, size)),
         "dataset.crop": dataset.crop,
         "dataset.flip": dataset.flip,
         "dataset.num_variants": dataset.num_variants,
-        "dataset.cache_precision": dataset.cache_precision if dataset.cache else "fp32",
         "adapter.rank": config.adapter.rank,
         "adapter.alpha": config.adapter.alpha,
         "trainer.seed": trainer.seed,
@@ -118,6 +138,34 @@ def must_match(
         "trainer.gradient_accumulation_steps": trainer.gradient_accumulation_steps,
         "global batch size": trainer.batch_size * num_processes,
     }
+
+
+def _chosen(
+    config: TrainConfig, lineage: Mapping[str, Any], *, size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """The same of what is off by default, where it is on: else a run agrees with older ones that lack it."""
+    trainer, dataset, chosen = config.trainer, config.dataset, dict[str, Any]()
+    if trainer.prior_loss_weight is not None:
+        chosen["trainer.prior_loss_weight"] = trainer.prior_loss_weight
+        chosen |= _class_images(dataset.class_images, lineage)
+    if config.model.long_prompts:
+        chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
+        chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks
+    if dataset.buckets.enabled:
+        chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
+    if dataset.cache and dataset.cache_precision != "fp32":
+        chosen["dataset.cache_precision"] = dataset.cache_precision
+    return chosen
+
+
+def _class_images(block: ClassImagesConfig, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a folder what is in it, of drawn images how: drawn anew by another GPU they have other last bits.
+
+    Base model, size, precision and chunks are compared for the training in any case.
+    """
+    if block.path is not None:
+        return {"class_images_hash": lineage.get("class_images_hash", UNKNOWN)}
+    return {f"dataset.class_images.{name}": value for name, value in asdict(block).items() if name != "path"}
 
 
 def write_records(job: Job, lineage: dict[str, Any], logger: MultiLogger) -> None:

@@ -1,5 +1,6 @@
 """The command `train`: from photos to an adapter and its evidence."""
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from src.logs import run_log
 from src.models.adapters import TrainableGroup, load_trainable_state
 from src.models.base import DiffusionModel
 from src.models.export import save_adapter
-from src.run.build_data import describe, ensure_files, prepare_data, training_size
+from src.run.build_data import PreparedData, describe, ensure_files, prepare_data, training_size
 from src.run.build_training import (
     build_callbacks,
     build_trainer,
@@ -29,11 +30,13 @@ from src.run.build_training import (
     load_base_and_data,
     prepare_model,
 )
-from src.run.cache_room import cache_lease
-from src.run.records import lineage_of, must_match, where_lines, write_records, write_result
+from src.run.records import hashes_of, lineage_of, must_match, where_lines, write_records, write_result
+from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
 from src.training.checkpoint import Checkpointer, load_checkpoint
+from src.training.must_match import require_continuable
+from src.training.observers import describe as describe_error
 from src.training.resume import resolve as resolve_resume
 from src.training.saving import checkpoint_bytes
 from src.training.state import TrainResult
@@ -52,11 +55,21 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
     is_main = accelerator.is_main_process
     require_writable(job.run_dir)
     with run_log(job.run_dir / "train.log", is_main=is_main):
-        _refuse_to_replace(job.run_dir, trainer.resume)
+        checkpoint = _checkpoint_to_continue(job.run_dir, trainer.resume)
+        agreed = functools.partial(
+            must_match,
+            config,
+            num_processes=accelerator.num_processes,
+            mixed_precision=accelerator.mixed_precision,
+        )
+        if checkpoint is not None:
+            require_continuable(checkpoint, agreed({}, size=None))
         check_optimizer(config.optimizer)
         ensure_files(config)
         size = training_size(config)
-        data = prepare_data(config, size=size)
+        data = _prepare_main_first(config, size=size, is_main=is_main, agreement=agreement)
+        if checkpoint is not None:
+            require_continuable(checkpoint, agreed(hashes_of(data), size=size))
         log.info("%s", describe(config, data, num_processes=accelerator.num_processes))
         # Before the base model: judges that are missing or prompts that are wrong are found at once.
         callbacks = build_callbacks(config, data, size=size)
@@ -70,6 +83,8 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         weights = [parameter for group in groups for _, parameter in group.parameters]
         checkpointer.require_space(checkpoint_bytes(weights))
         lineage = lineage_of(config, job, data, model, size=size)
+        if checkpoint is not None:
+            require_continuable(checkpoint, agreed(lineage, size=size))
         with cache_lease(config), open_logger(config, job, is_main=is_main) as logger:
             loop = build_trainer(
                 config,
@@ -80,13 +95,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
                 callbacks=callbacks,
                 logger=logger,
                 run_dir=job.run_dir,
-                must_match=must_match(
-                    config,
-                    lineage,
-                    size=size,
-                    num_processes=accelerator.num_processes,
-                    mixed_precision=accelerator.mixed_precision,
-                ),
+                must_match=agreed(lineage, size=size),
             )
             loop.restore()
             # Only now: a run that cannot be continued keeps the records that say what it was.
@@ -105,7 +114,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         return outcome
 
 
-def _refuse_to_replace(run_dir: Path, resume: str) -> None:
+def _checkpoint_to_continue(run_dir: Path, resume: str) -> Path | None:
     """Looks for the checkpoint to start from, and refuses to write over another run.
 
     Raises:
@@ -118,6 +127,29 @@ def _refuse_to_replace(run_dir: Path, resume: str) -> None:
             f"{run_dir / 'adapter'} holds a trained adapter, which trainer.resume={resume} would replace. "
             "Give another run.name, or move that folder away."
         )
+    return checkpoint
+
+
+def _prepare_main_first(
+    config: TrainConfig, *, size: tuple[int, int], is_main: bool, agreement: Agreement
+) -> PreparedData:
+    """The data, on every rank. The main one looks at all images, the others read what it remembers of them.
+
+    Raises:
+        UserError: what is wrong with it; on every rank.
+    """
+    data = failure = None
+    if is_main:
+        try:
+            data = prepare_data(config, size=size)
+        except Exception as error:  # whatever it is, the others wait for word of it
+            failure = error
+    # In full: the launcher ends the main one with the first that fails, maybe before it has printed this.
+    cause = str(failure) if isinstance(failure, UserError) else describe_error(failure) if failure else None
+    cause = agreement.from_main(cause)
+    if cause is not None:
+        raise failure or UserError(cause)
+    return prepare_data(config, size=size) if data is None else data
 
 
 def _describe_model(

@@ -10,11 +10,10 @@ from torch.optim import Optimizer
 
 from src.errors import UserError
 from src.training.checkpoint import Checkpoint
+from src.training.must_match import Scalar, require_agreement
 from src.training.optimizers import export_state, import_state
 from src.training.running_means import RunningMeans
 from src.training.state import TrainState
-
-Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +78,4 @@ class Snapshot:
     def _check(self, checkpoint: Checkpoint, saved: Mapping[str, Scalar], saved_class: str) -> None:
         before = {**saved, "optimizer": saved_class}
         now = {**self.must_match, "optimizer": type(self.optimizer).__name__}
-        different = [
-            f"{key} (then {before.get(key, 'unset')}, now {now.get(key, 'unset')})"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key, "unset") != now.get(key, "unset")
-        ]
-        if different:
-            raise UserError(
-                f"{checkpoint.path} cannot be continued, because these differ: {', '.join(different)}. "
-                "Set them back, or start anew with another run.name."
-            )
+        require_agreement(checkpoint.path, before, now)

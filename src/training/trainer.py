@@ -20,6 +20,7 @@ from src.data.order import Position
 from src.loggers.protocol import Logger
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
+from src.training.must_match import Scalar
 from src.training.objective import Objective
 from src.training.observers import Observers, describe
 from src.training.optimizer_step import OptimizerStep, Share
@@ -28,7 +29,7 @@ from src.training.plan import Plan, is_due
 from src.training.running_means import RunningMeans
 from src.training.saving import Saver
 from src.training.signals import StopSignals
-from src.training.snapshot import Scalar, Snapshot
+from src.training.snapshot import Snapshot
 from src.training.state import TrainResult, TrainState
 from src.training.stopwatch import Stopwatch
 from src.training.validation import Validator

@@ -4,7 +4,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from src.data.cache_limit import Inventory, lease, oldest_lease, on_disk
 from src.data.cache_room import Projection, hold_limit, make_room
 from src.data.tensor_store import TensorStore, entry_key
 from src.errors import UserError
+from src.files import FILE_MODE, read_json
+from tests.data import filling_job
 
 ENTRY = on_disk(4000 + 300)
 
@@ -27,6 +32,29 @@ def fill(cache: Path, names: str, *, at: float | None = None) -> TensorStore:
         if at is not None:
             os.utime(store.path(entry_key(name)), (at, at))
     return store
+
+
+@pytest.fixture
+def shared():
+    """A folder that other users reach, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def no_access(path: Path, mode: int = 0) -> Iterator[None]:
+    """A file or folder of another user's. Root may do everything, and is nobody meanwhile."""
+    before, user = path.stat().st_mode, os.geteuid()
+    path.chmod(mode)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if user == 0:
+            os.seteuid(0)
+        path.chmod(before)
 
 
 def left(cache: Path) -> set[str]:
@@ -94,6 +122,25 @@ def test_texts_that_do_not_fit_are_left_to_the_loop(tmp_path, caplog):
     assert make_room(wanted(2, 1), cache_dir=tmp_path, limit_bytes=3 * ENTRY)
 
 
+def test_a_run_that_is_refused_costs_nothing(tmp_path):
+    fill(tmp_path, "abc", at=1000)
+    with pytest.raises(UserError, match="Not enough disk space"):
+        make_room(wanted(5), cache_dir=tmp_path, limit_bytes=4 * ENTRY)
+    assert left(tmp_path) == {"a", "b", "c"}
+
+
+def test_nothing_goes_for_texts_that_are_not_kept(tmp_path):
+    for number, name in enumerate("abc"):
+        fill(tmp_path, name, at=1000 + number)
+    assert not make_room(wanted(2, 9), cache_dir=tmp_path, limit_bytes=4 * ENTRY)
+    assert left(tmp_path) == {"b", "c"}
+    with lease(tmp_path, is_needed=True):
+        assert TensorStore(tmp_path / "latents" / "vae").claim(entry_key("c"))
+        # No image is wanted: also a limit that is exceeded already refuses nothing.
+        assert not make_room(wanted(0, 1), cache_dir=tmp_path, limit_bytes=ENTRY // 2)
+    assert left(tmp_path) == {"c"}
+
+
 def _hold(folder: Path, is_held: "multiprocessing.synchronize.Event") -> None:
     with lease(folder, is_needed=True):
         is_held.set()
@@ -115,6 +162,32 @@ def test_a_dead_jobs_lease_counts_for_nothing(tmp_path):
     hold_limit(tmp_path, 0)
     assert left(tmp_path) == set()
     assert list((tmp_path / "leases").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_jobs_that_fill_at_once_lose_nothing_and_the_limit_holds_after(tmp_path):
+    """Each finds that what it lacks fits; together it does not."""
+    fill(tmp_path / "cache", "abcdefgh", at=1000)
+    limit_bytes = 20 * filling_job.ENTRY
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(2)
+    jobs = [
+        context.Process(target=filling_job.fill_beside, args=(tmp_path, number, limit_bytes, together))
+        for number in (1, 2)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(120)
+        assert job.exitcode == 0
+    for seen in (read_json(tmp_path / f"job{number}.json") for number in (1, 2)):
+        assert seen["fits"]
+        assert seen["lost"] == 0
+        assert seen["held"] > limit_bytes
+    assert left(tmp_path / "cache") == set(), "what no one needs went first"
+    hold_limit(tmp_path / "cache", limit_bytes)
+    folders = [tmp_path / "cache" / "latents", tmp_path / "cache" / "texts"]
+    assert 0 < Inventory(folders).num_bytes <= limit_bytes
 
 
 def test_the_oldest_of_the_running_jobs_counts(tmp_path):
@@ -141,6 +214,31 @@ def test_without_locks_there_is_no_limit(tmp_path, monkeypatch):
     with lease(tmp_path, is_needed=False):
         pass
     assert list((tmp_path / "leases").iterdir()) == []
+
+
+def test_other_users_can_see_whether_a_lease_is_held(shared):
+    with lease(shared, is_needed=True):
+        (path,) = (shared / "leases").iterdir()
+        assert path.stat().st_mode & 0o777 == FILE_MODE
+        fill(shared, "a")
+        with no_access(path):
+            hold_limit(shared, 0)
+        with no_access(shared / "leases"):
+            hold_limit(shared, 0)
+            with pytest.raises(UserError, match=r"needs locks in .*Permission denied.*cache_limit_gb=null"):
+                lease(shared, is_needed=True).__enter__()
+            with lease(shared, is_needed=False):
+                pass
+    assert left(shared) == {"a"}
+
+
+def test_what_may_not_be_read_or_removed_is_no_crash(shared):
+    store = fill(shared, "a", at=1000)
+    with no_access(store.path(entry_key("a"))), pytest.raises(UserError, match=r"Cannot read .*denied"):
+        store.read(entry_key("a"))
+    with no_access(store.path(entry_key("a")).parent, 0o555):
+        hold_limit(shared, 0)
+        assert left(shared) == {"a"}
 
 
 def test_what_a_killed_writer_left_is_counted_and_goes(tmp_path):

@@ -1,13 +1,15 @@
 """Class images that the base model draws: kept, the same whatever is asked for, and mended."""
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from PIL import Image
 
 from src.errors import UserError
+from src.files import sha256_file
 from src.inference import class_images
 from src.inference.class_images import ClassImageRecipe, ClassImageStore
 from src.inference.grids import read_params
@@ -113,6 +115,26 @@ def test_what_they_depend_on_is_in_the_name_of_the_folder_and_beside_them(model,
     ]
     folders = {other.folder(tmp_path) for other in [recipe, *others]}
     assert len(folders) == len(written) + 1
+
+
+def test_folders_from_before_long_prompts_keep_their_names(recipe, tmp_path):
+    parts = {name: value for name, value in asdict(recipe).items() if name != "num_chunks"}
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    assert recipe.folder(tmp_path).name == name
+
+
+def test_an_image_that_another_job_removes_meanwhile_is_missing(model, recipe, tmp_path, monkeypatch):
+    """That job found it damaged and is about to draw it again."""
+    store = ClassImageStore(recipe, tmp_path)
+    draw(store, model, 2)
+
+    def too_late(path):
+        if path.name.startswith("000001"):
+            path.unlink()
+        return sha256_file(path)
+
+    monkeypatch.setattr(class_images, "sha256_file", too_late)
+    assert store.find(2).keys() == {0}
 
 
 def test_two_jobs_at_once_draw_each_group_once(pocket_sd15, model, recipe, tmp_path, num_drawn):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ from src.config.build import PROJECT_ROOT, check_config, plain, register
 from src.config.cli import CONFIG_DIR, Job
 from src.config.composition import Root, compose_root
 from src.errors import DatasetProblems, UserError
+from src.inference import class_images as store
+from src.inference.grids import png_bytes
 from src.run.build_data import prepare_data
 from src.run.training import run_training
 from tests.data.pictures import noise_image, photo_folder, truncate
@@ -88,12 +91,52 @@ def test_it_does_not_matter_whether_images_were_drawn_now_or_before(place, tmp_p
     assert len(list((tmp_path / "cache" / "class_images").iterdir())) == 2
 
 
-def test_a_run_goes_on_with_the_same_class_images_only(place, tmp_path):
-    train(tmp_path / "run", *place, *DRAWN, "trainer.max_steps=1")
-    with pytest.raises(UserError, match=r"class_images_hash"):
-        train(tmp_path / "run", *place, *DRAWN, "trainer.resume=auto", "dataset.class_images.seed=1")
+def test_a_run_goes_on_with_the_same_class_images_only(place, tmp_path, monkeypatch):
+    run, again = tmp_path / "run", (*place, *DRAWN, "trainer.resume=auto")
+    _, lineage = train(run, *place, *DRAWN, "trainer.max_steps=1")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"dataset\.class_images\.seed \(then 0, now 1\)"):
+        train(run, *again, "dataset.class_images.seed=1")
     with pytest.raises(UserError, match=r"trainer\.prior_loss_weight"):
-        train(tmp_path / "run", *place, *DRAWN, "trainer.resume=auto", "trainer.prior_loss_weight=0.5")
+        train(run, *again, "trainer.prior_loss_weight=0.5")
+    assert not (tmp_path / "cache").exists(), "refused before the photos are looked at"
+    captions = tmp_path / "photos" / "captions.txt"
+    before = captions.read_text()
+    captions.write_text(before.replace("number", "No."))
+    with pytest.raises(UserError, match="dataset_hash"):
+        train(run, *again)
+    assert not (tmp_path / "cache" / "class_images").exists(), "refused before anything is drawn"
+    captions.write_text(before)
+
+    # The cache may be removed, also where what is drawn anew has other last bits.
+    monkeypatch.setattr(store, "png_bytes", lambda image, params: png_bytes(image, {**params, "else": 1}))
+    _, later = train(run, *again)
+    assert set(later["class_images"].values()).isdisjoint(lineage["class_images"].values())
+    assert later["resumed_from"][0]["class_images"] == lineage["class_images"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["sd15", "sdxl"])
+def test_beside_images_in_buckets_and_after_a_stop(place, tmp_path, request, architecture):
+    """Drawn at one size, whatever buckets the training images have; a resumed run is an unbroken one."""
+    for number in range(6, 9):
+        noise_image(number, (40, 64)).save(tmp_path / "photos" / f"IMG_{number:04d}.png")
+    with (tmp_path / "photos" / "captions.txt").open("a") as file:
+        file.writelines(f"IMG_{number:04d}.png|a tall sksToy {number}\n" for number in range(6, 9))
+    model = request.getfixturevalue(f"pocket_{architecture}")
+    own = [*DRAWN, f"model.path={model}", "dataset.buckets.enabled=true", "dataset.resolution=64"]
+    own += ["dataset.buckets.max_upscale=4", "dataset.buckets.max_crop=0.5", "optimizer.schedule=constant"]
+    unbroken, lineage = train(tmp_path / "unbroken", *place, *own)
+    assert len(lineage["buckets"]) > 1
+    assert len(lineage["class_images"]) == 3
+    train(tmp_path / "stopped", *place, *own, "trainer.max_steps=1")
+    stopped, _ = train(tmp_path / "stopped", *place, *own, "trainer.resume=auto")
+
+    def losses(logged):
+        return [event for event in logged if event[1] in ("loss/train", "loss/prior")]
+
+    assert losses(stopped) == losses(unbroken)
+    assert {name for _, name, _ in losses(unbroken)} == {"loss/train", "loss/prior"}
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from src.config.build import PROJECT_ROOT, check_config, register
 from src.config.cli import Job
 from src.data.order import Draw
-from src.files import write_json_atomic
+from src.files import read_json, write_json_atomic
+from src.inference.grids import read_params
 from src.inference.resolve import resolve_weights
 from src.models.adapter_files import LORA_FILE, read_adapter_header
 from src.models.adapters import attach
@@ -19,7 +20,9 @@ from src.run.build_data import prepare_data
 from src.run.build_encoded import encoded_dataset
 from src.run.build_inference import use_prompt_chunks
 from src.run.build_training import fix_prompt_chunks
+from src.run.drawn_class_images import base_and_drawn_images
 from src.run.records import lineage_of
+from src.training.accelerator import Agreement, make_accelerator
 from src.training.objective import Objective
 from tests.data.pictures import photo_folder
 from tests.inference.runs import write_checkpoint
@@ -122,6 +125,24 @@ def test_a_samples_loss_does_not_depend_on_its_neighbours(photos, pocket):
             return objective(model.denoiser, batch, device=torch.device("cpu")).per_sample[0]
 
     torch.testing.assert_close(loss(0, 4), loss(0, 1), rtol=1e-5, atol=0)
+
+
+def test_class_images_are_drawn_with_all_of_their_prompt(photos, pocket_sd15):
+    drawing = ["trainer.prior_loss_weight=1", f'dataset.class_images.prompt="{LONG}"']
+    drawing += [f"dataset.class_images.{name}=1" for name in ("num", "num_steps", "batch_size")]
+    accelerator = make_accelerator(device="cpu")
+    for num_chunks, overrides in ((1, []), (2, ["model.long_prompts=true"])):
+        _, drawn = base_and_drawn_images(
+            configuration(photos, *drawing, *overrides),
+            load=lambda: load_model(str(pocket_sd15)),
+            dtype=torch.float32,
+            size=(32, 32),
+            accelerator=accelerator,
+            agreement=Agreement(accelerator),
+        )
+        (record,) = drawn.records
+        assert read_params(record.path)["prompt_chunks"] == num_chunks
+        assert read_json(record.path.parent / "recipe.json")["num_chunks"] == num_chunks
 
 
 @pytest.fixture

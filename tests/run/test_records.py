@@ -1,5 +1,8 @@
 """What a checkpoint must agree in to be continued."""
 
+import functools
+from dataclasses import replace
+
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -7,15 +10,25 @@ from src.config.build import PROJECT_ROOT, check_config, register
 from src.config.cli import Job
 from src.config.schema import BucketsConfig, DatasetConfig
 from src.config.sweep import write_row
+from src.errors import UserError
+from src.files import write_json_atomic
 from src.run.build_data import rules_of
 from src.run.records import must_match, write_config
+from src.training.must_match import require_continuable
 
 
-def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None):
+@functools.cache
+def configuration(*overrides):
     register()
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        config = check_config(compose("train", overrides=list(overrides)))
-    lineage = {"base_model_hash": "0", "dataset_hash": "1", "prompt_chunks": chunks, "class_images_hash": "2"}
+        return check_config(compose("train", overrides=list(overrides)))
+
+
+def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None, lineage=None):
+    config = configuration(*overrides)
+    if lineage is None:
+        lineage = {"base_model_hash": "0", "dataset_hash": "1", "prompt_chunks": chunks}
+        lineage["class_images_hash"] = "2"
     return must_match(
         config,
         lineage,
@@ -36,6 +49,7 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None):
         "dataset.split_seed=1",
         "dataset.crop=random",
         "dataset.buckets.enabled=true",
+        "dataset.cache_precision=fp16",
         "dataset.background=black",
         "adapter.dropout=0.5",
         "trainer.min_snr_gamma=null",
@@ -47,6 +61,60 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None):
 )
 def test_what_changes_the_numbers_that_come_next(override):
     assert agreement(override) != agreement()
+
+
+def test_what_is_off_by_default_is_not_spoken_of():
+    """A checkpoint from before there was such a thing can be continued: these are the names of that time."""
+    assert agreement().keys() == {
+        *("optimizer.algorithm", "dataset.placeholder", "dataset.background", "adapter.dropout"),
+        *("trainer.min_snr_gamma", "trainer.max_grad_norm", "trainer.mixed_precision"),
+        *("trainer.num_validation_timesteps", "trainer.max_validation_images", "base_model_hash"),
+        *("dataset_hash", "dataset.split_seed", "dataset.validation_fraction", "dataset.resolution"),
+        *("dataset.crop", "dataset.flip", "dataset.num_variants", "adapter.rank", "adapter.alpha"),
+        *("trainer.seed", "trainer.caption_dropout", "trainer.gradient_accumulation_steps"),
+        "global batch size",
+    }
+    assert agreement("dataset.cache=false", "dataset.cache_precision=fp16") == agreement()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.long_prompts=true"],
+        ["dataset.buckets.enabled=true"],
+        ["trainer.prior_loss_weight=1", "dataset.class_images.path=toys"],
+    ],
+)
+def test_what_is_not_known_yet_agrees_with_what_it_will_be(overrides, tmp_path):
+    path = tmp_path / "step_00000001"
+    path.mkdir()
+    write_json_atomic(path / "loop.json", {"must_match": agreement(*overrides, chunks=2)})
+    require_continuable(path, agreement(*overrides, lineage={}, size=None))
+    with pytest.raises(UserError, match=r"trainer\.seed \(then 0, now 1\)\. Set them back"):
+        require_continuable(path, agreement(*overrides, "trainer.seed=1", lineage={}, size=None))
+    with pytest.raises(UserError, match="now unset"):
+        require_continuable(path, agreement(lineage={}, size=None))
+
+
+def test_class_images_are_another_agreement_by_how_they_are_drawn_or_what_is_in_their_folder():
+    config = configuration("trainer.prior_loss_weight=1")
+
+    def of(content="2", **settings):
+        dataset = replace(config.dataset, class_images=replace(config.dataset.class_images, **settings))
+        return must_match(
+            replace(config, dataset=dataset),
+            {"class_images_hash": content},
+            size=(64, 64),
+            num_processes=1,
+            mixed_precision="no",
+        )
+
+    assert of(content="3") == of()
+    others = {"num": 9, "seed": 9, "num_steps": 9, "batch_size": 9, "guidance_scale": 9.0}
+    for name, value in {**others, "prompt": "a photo of a cup", "scheduler": "ddim"}.items():
+        assert of(**{name: value}) != of()
+    assert of(path="toys", content="3") != of(path="toys")
+    assert of(path="toys", seed=9) == of(path="toys")
 
 
 def test_another_number_of_chunks_is_another_run():

@@ -49,6 +49,9 @@ def base_and_drawn_images(
     model, block = load(), config.dataset.class_images
     if config.trainer.prior_loss_weight is None or block.path is not None:
         return model, None
+    if config.model.long_prompts:
+        # As many as this prompt needs. What the run's captions need is known when the adapter is attached.
+        model.use_chunks(1, max_chunks=config.model.max_prompt_chunks)
     store = ClassImageStore(_recipe(config, model, dtype=dtype, size=size), Path(config.paths.cache_dir))
     groups = store.missing_groups(block.num)
     if groups:
@@ -92,6 +95,7 @@ def _recipe(
         width=size[0],
         height=size[1],
         batch_size=block.batch_size,
+        num_chunks=model.chunks_of(block.prompt),
     )
 
 

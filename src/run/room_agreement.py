@@ -70,8 +70,8 @@ def agree_on_room(
     return Room(verdict)
 
 
-def hold_limit_after_filling(config: TrainConfig) -> None:
-    """Evicts once more: another job may have filled the caches at the same time."""
+def hold_cache_limit(config: TrainConfig) -> None:
+    """Evicts what is beyond the limit, which was lowered, or that jobs at the same time exceeded."""
     limit_bytes = _limit_bytes(config)
     if limit_bytes is not None:
         hold_limit(Path(config.paths.cache_dir), limit_bytes)
