@@ -15,7 +15,7 @@ from src.data.adverbs.removal import remove_adverbs, remove_adverbs_from_all
 from src.data.adverbs.tagger import Tag, known_tag, tag_word
 from src.errors import UserError
 from tests.data.adverbs.benchmark import END, PAGE, START, ly_rule, report
-from tests.data.adverbs.labelled import HALVES, load, score
+from tests.data.adverbs.labelled import FRESH, HALVES, load, score
 
 CAPTIONS = [item.caption for item in load()]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -26,6 +26,13 @@ WORDS = sorted({word for caption in CAPTIONS for word in caption.split()})
 def test_adverbs_are_found(half):
     result = score(load(half), find_adverbs)
     assert result.num_labelled > 150
+    assert result.precision > 0.95, result.faults
+    assert result.recall > 0.95, result.faults
+
+
+def test_adverbs_are_found_in_captions_that_no_rule_was_written_for():
+    result = score(load(file=FRESH), find_adverbs)
+    assert result.num_labelled == 60
     assert result.precision > 0.95, result.faults
     assert result.recall > 0.95, result.faults
 

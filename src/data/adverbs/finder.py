@@ -10,8 +10,8 @@ def find_adverbs(caption: str) -> list[tuple[int, int]]:
     """The spans of the words of a caption that are adverbs and can be left out, in order.
 
     Kept are negations, particles of verbs (sits *down*), fixed phrases (*next* to, as *well* as), what only
-    looks like an adverb (the *only* cat, a *still* life), an adverb without which "be" would have no complement
-    (the dog is *outside*), and what `needed_rules.py` says (not *fully* cooked, *too* tall to fit).
+    looks like an adverb (the *only* cat, a *still* life), an adverb without which "be" would have no
+    complement (the dog is *outside*), and what `needed_rules.py` keeps (not *fully* cooked).
 
     Args:
         caption: in English.
