@@ -10,6 +10,7 @@ from PIL import Image
 
 from src.captioning.base import Subject
 from src.data.readers.captions import caption_fault
+from src.words import has_word
 
 _JPEG_QUALITY = 90
 _FORM = (
@@ -99,7 +100,7 @@ def read_answer(text: str, *, num_images: int, subject: Subject | None) -> list[
 def _caption(value: Any, subject: Subject | None) -> str | None:
     if not isinstance(value, str) or caption_fault(value) is not None:
         return None
-    return None if subject is not None and subject.placeholder not in value else value
+    return None if subject is not None and not has_word(value, subject.placeholder) else value
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from src.data.images import IMAGE_SUFFIXES
 from src.data.records import Problem, Record
 from src.errors import UserError
 from src.randomness import address_seed
+from src.words import has_word
 
 # Of these the first kind that is there counts.
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -200,7 +201,9 @@ def is_text(value: str) -> bool:
 
 def placeholder_warnings(records: list[Record], placeholder: str | None) -> list[str]:
     """A line if captions lack the word that they should teach."""
-    without = [record.id for record in records if placeholder and placeholder not in record.caption]
+    if not placeholder:
+        return []
+    without = [record.id for record in records if not has_word(record.caption, placeholder)]
     if not without:
         return []
     return [f"{len(without)} captions do not contain the placeholder {placeholder}, first: {without[0]}."]
