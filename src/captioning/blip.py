@@ -40,7 +40,7 @@ class BlipCaptioner(Captioner):
         self,
         *,
         subject: Subject | None = None,
-        model: str = "Salesforce/blip-image-captioning-base",
+        model: str = "Salesforce/blip-image-captioning-large",
         batch_size: int = 8,
         max_new_tokens: int = 30,
         prefix: str | None = None,
