@@ -13,6 +13,9 @@ from src.data.readers.captions import caption_fault
 from src.words import has_word
 
 _JPEG_QUALITY = 90
+# About what Anthropic's pages say of images and of English text.
+_PIXELS_PER_TOKEN = 750
+_CHARACTERS_PER_TOKEN = 4
 _FORM = (
     "Each image comes after its number. Answer with one JSON object that has one caption for each number, "
     "and nothing else. A caption speaks of its own image only."
@@ -53,6 +56,19 @@ def question(images: Sequence[str]) -> dict[str, Any]:
         source = {"type": "base64", "media_type": "image/jpeg", "data": data}
         content.append({"type": "image", "source": source})
     return {"role": "user", "content": content}
+
+
+def expected_tokens(messages: Sequence[dict[str, Any]], *, system: str) -> int:
+    """About how many tokens a question has, by the size of its images and texts."""
+    blocks = [message["content"] for message in messages]
+    parts = [part for block in blocks for part in (block if isinstance(block, list) else [{"text": block}])]
+    num_characters = len(system) + sum(len(part.get("text", "")) for part in parts)
+    num_pixels = 0
+    for part in parts:
+        if part.get("type") == "image":
+            width, height = Image.open(BytesIO(base64.b64decode(part["source"]["data"]))).size
+            num_pixels += width * height
+    return num_characters // _CHARACTERS_PER_TOKEN + num_pixels // _PIXELS_PER_TOKEN
 
 
 def example_turns(examples: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
