@@ -41,7 +41,7 @@ class Captioner(ABC):
     Attributes:
         label: Who wrote a caption, for the file of captions.
         batch_size: How many images it wants at once; so many are lost at most when it is stopped.
-        max_images: No more than so many in one run; None for all.
+        max_images: No more captions than so many in one run; None for all.
     """
 
     def __init__(self, *, label: str, batch_size: int, max_images: int | None) -> None:

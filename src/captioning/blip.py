@@ -10,6 +10,7 @@ from src.captioning.base import Captioner, Failure, Subject
 from src.data.checks import require_whole_number
 from src.data.readers.templates import check_template
 from src.errors import UserError
+from src.words import article
 
 _KEY = "captioner.prefix"
 _SUBJECT_PREFIX = "a photo of {subject}"
@@ -39,7 +40,7 @@ class BlipCaptioner(Captioner):
         self,
         *,
         subject: Subject | None = None,
-        model: str = "Salesforce/blip-image-captioning-base",
+        model: str = "Salesforce/blip-image-captioning-large",
         batch_size: int = 8,
         max_new_tokens: int = 30,
         prefix: str | None = None,
@@ -78,4 +79,6 @@ def _prefixes(prefix: str | None, subject: Subject | None) -> tuple[str | None, 
         raise UserError(f"{_KEY} is empty. Set it to null for none.")
     if subject is None:
         return text, text
-    return text.format(subject=f"a {subject.class_word}"), text.format(subject=subject.name)
+    return text.format(subject=f"{article(subject.class_word)} {subject.class_word}"), text.format(
+        subject=subject.name
+    )

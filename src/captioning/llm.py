@@ -14,6 +14,7 @@ from src.captioning.llm_answer import (
     answer_schema,
     encode_image,
     example_turns,
+    expected_tokens,
     question,
     read_answer,
     system_text,
@@ -27,6 +28,8 @@ from src.errors import UserError
 _PAUSE = 2.0  # seconds before the second attempt; then twice as long each time
 _TOKENS_PER_CAPTION = 250
 _TOKENS_OF_THE_FORM = 250
+# Of a sentence of forty words, with its number.
+_USUAL_TOKENS_PER_CAPTION = 60
 
 
 class LlmCaptioner(Captioner):
@@ -47,7 +50,7 @@ class LlmCaptioner(Captioner):
         timeout_seconds: How long an answer may take.
         price_input: Of a million tokens, in dollars; None if not known.
         price_output: The same for tokens of answers.
-        max_cost: Dollars that this run may cost; needs both prices.
+        max_cost: Dollars that this run may cost, but for one question; needs both prices.
         max_images: See `Captioner`.
 
     Raises:
@@ -127,8 +130,12 @@ class LlmCaptioner(Captioner):
 
     def _ask(self, images: Sequence[Any]) -> tuple[list[str | None], str]:
         """A caption or None for each image, and what is wrong with those that are None."""
+        messages = [*self._examples, question(images)]
+        self._cost.require_first(
+            expected_tokens(messages, system=self._system), _USUAL_TOKENS_PER_CAPTION * len(images)
+        )
         answer = self._client.ask(
-            [*self._examples, question(images)],
+            messages,
             system=self._system,
             schema=answer_schema(len(images)),
             max_tokens=_TOKENS_OF_THE_FORM + _TOKENS_PER_CAPTION * len(images),

@@ -10,8 +10,12 @@ from PIL import Image
 
 from src.captioning.base import Subject
 from src.data.readers.captions import caption_fault
+from src.words import has_word
 
 _JPEG_QUALITY = 90
+# About what Anthropic's pages say of images and of English text.
+_PIXELS_PER_TOKEN = 750
+_CHARACTERS_PER_TOKEN = 4
 _FORM = (
     "Each image comes after its number. Answer with one JSON object that has one caption for each number, "
     "and nothing else. A caption speaks of its own image only."
@@ -52,6 +56,19 @@ def question(images: Sequence[str]) -> dict[str, Any]:
         source = {"type": "base64", "media_type": "image/jpeg", "data": data}
         content.append({"type": "image", "source": source})
     return {"role": "user", "content": content}
+
+
+def expected_tokens(messages: Sequence[dict[str, Any]], *, system: str) -> int:
+    """About how many tokens a question has, by the size of its images and texts."""
+    blocks = [message["content"] for message in messages]
+    parts = [part for block in blocks for part in (block if isinstance(block, list) else [{"text": block}])]
+    num_characters = len(system) + sum(len(part.get("text", "")) for part in parts)
+    num_pixels = 0
+    for part in parts:
+        if part.get("type") == "image":
+            width, height = Image.open(BytesIO(base64.b64decode(part["source"]["data"]))).size
+            num_pixels += width * height
+    return num_characters // _CHARACTERS_PER_TOKEN + num_pixels // _PIXELS_PER_TOKEN
 
 
 def example_turns(examples: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -99,7 +116,7 @@ def read_answer(text: str, *, num_images: int, subject: Subject | None) -> list[
 def _caption(value: Any, subject: Subject | None) -> str | None:
     if not isinstance(value, str) or caption_fault(value) is not None:
         return None
-    return None if subject is not None and subject.placeholder not in value else value
+    return None if subject is not None and not has_word(value, subject.placeholder) else value
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ class Cost:
     Args:
         price_input: Dollars for a million tokens of questions; None if not known.
         price_output: The same for answers.
-        limit: Dollars that may be spent; None for no limit.
+        limit: Dollars that may be spent, above 0; None for no limit.
 
     Raises:
         UserError: a price or the limit is no such number, only one price is given, or a limit without prices.
@@ -28,6 +28,8 @@ class Cost:
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
             if value is not None and not is_number:
                 raise UserError(f"captioner.{name}={value} must be a number of dollars, or null.")
+        if limit is not None and limit <= 0:
+            raise UserError(f"captioner.max_cost={limit} lets nothing be asked. Set a sum above 0, or null.")
         if (price_input is None) != (price_output is None):
             raise UserError("captioner.price_input and captioner.price_output go together. Set both or none.")
         if limit is not None and price_input is None:
@@ -39,6 +41,19 @@ class Cost:
         self._limit = limit
         self._num_requests = self._input_tokens = self._output_tokens = 0
         self._dearest = 0.0
+
+    def require_first(self, input_tokens: int, output_tokens: int) -> None:
+        """Refuses a first question that is expected to pass the limit alone; later ones are measured by it.
+
+        Raises:
+            UserError: it would.
+        """
+        price = self._price_of(input_tokens, output_tokens)
+        if self._num_requests == 0 and self._limit is not None and price > self._limit:
+            raise UserError(
+                f"captioner.max_cost={self._limit}: the first question alone would cost about ${price:.4f}. "
+                "Raise it, or lower captioner.batch_size or captioner.max_side."
+            )
 
     def count(self, input_tokens: int, output_tokens: int) -> None:
         """Takes note of one answer."""

@@ -54,24 +54,29 @@ def write_captions(
     Raises:
         UserError: the captioner cannot go on. What was written stays.
     """
-    names = list(images)[: captioner.max_images]
-    stopped = f"captioner.max_images={captioner.max_images}" if len(names) < len(images) else None
+    names = list(images)
+    most = len(names) if captioner.max_images is None else min(captioner.max_images, len(names))
+    stopped: str | None = None
     problems: list[Problem] = []
     num_written = num_done = 0
     with tqdm(
-        total=len(names), desc="Captioning", unit="image", disable=None if progress else True, leave=False
+        total=most, desc="Captioning", unit="image", disable=None if progress else True, leave=False
     ) as bar:
-        for start in range(0, len(names), captioner.batch_size):
+        while num_done < len(names):
+            # Only what was written counts: images that fail would stop every run at the same place.
+            if num_written == most:
+                stopped = f"captioner.max_images={captioner.max_images}"
+                break
             if reason := captioner.reason_to_stop():
                 stopped = reason
                 break
-            batch = names[start : start + captioner.batch_size]
+            batch = names[num_done : num_done + min(captioner.batch_size, most - num_written)]
             captions = _describe(captioner, {name: images[name] for name in batch}, background, problems)
             if captions:
                 write(captions)
             num_written += len(captions)
             num_done += len(batch)
-            bar.update(len(batch))
+            bar.update(len(captions))
     return Report(
         num_written=num_written, num_left=len(images) - num_done, problems=problems, stopped=stopped
     )

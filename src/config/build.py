@@ -12,6 +12,7 @@ from omegaconf.errors import ConfigKeyError
 from src.config.schema import InferenceConfig, TrainConfig
 from src.config.targets import check_blocks
 from src.errors import UserError
+from src.words import article
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +33,7 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "if_set", lambda other, value, default: default if other is None else value, replace=True
     )
+    OmegaConf.register_new_resolver("article", lambda word: article(str(word)), replace=True)
     OmegaConf.register_new_resolver("suggested", _suggested, replace=True)
     # A folder beside another one, however that is written: a slash at the end would make it one inside.
     OmegaConf.register_new_resolver("beside", lambda path, suffix: f"{Path(path)}{suffix}", replace=True)

@@ -20,6 +20,7 @@ from src.config.checks import (
     require_positive,
 )
 from src.errors import UserError
+from src.words import article, has_word
 
 ARCHITECTURES = ("auto", "sd15", "sdxl")
 COMPONENT_MODES = ("lora", "full", "frozen")
@@ -75,7 +76,7 @@ class ClassImagesConfig:
     """Images of the class for prior preservation: a folder, or how the base model draws them."""
 
     path: str | None = None
-    prompt: str = "a photo of a ${dataset.class_word}"
+    prompt: str = "a photo of ${article:${dataset.class_word}} ${dataset.class_word}"
     num: int = 100
     num_steps: int = 25
     guidance_scale: float = 5.0
@@ -174,10 +175,12 @@ class DatasetConfig:
             raise UserError(
                 f"dataset.placeholder={self.placeholder!r} must be one word without spaces, such as sksToy."
             )
-        if self.placeholder in self.class_images.prompt.split() and self.placeholder != self.class_word:
+        is_named = self.placeholder is not None and has_word(self.class_images.prompt, self.placeholder)
+        if is_named and self.placeholder != self.class_word:
+            example = f"a photo of {article(self.class_word)} {self.class_word}"
             raise UserError(
                 f"dataset.class_images.prompt={self.class_images.prompt!r} contains the placeholder, which "
-                f"is for your own images alone. Write 'a photo of a {self.class_word}', for example."
+                f"is for your own images alone. Write {example!r}, for example."
             )
 
 

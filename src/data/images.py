@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pillow_heif
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from PIL import Image, ImageCms, ImageColor, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from src.errors import UserError
 from src.randomness import address_seed
@@ -28,6 +29,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF", "GIF", "BMP")
 
 _log = logging.getLogger(__name__)
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+_MAX_16_BITS, _MAX_12_BITS = 65535, 4095
+_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 _MODE_OF_PROFILE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 
 Colour = tuple[int, int, int]
@@ -106,11 +109,12 @@ def read_header(path: Path) -> Header:
 def load_image(path: Path, *, background: Colour = (255, 255, 255)) -> Image.Image:
     """Decodes an image file to upright 8-bit sRGB.
 
-    EXIF orientation is applied, ICC profiles are converted, 16-bit grey is scaled, CMYK and palettes are
-    converted, transparency goes onto `background`, and of an animation the first frame is taken.
+    EXIF orientation is applied, ICC profiles are converted, 12- and 16-bit grey is scaled, CMYK and palettes
+    are converted, transparency goes onto `background`, and of an animation the first frame is taken.
 
     Raises:
-        UserError: the file is missing, damaged, no image of a supported format, or a decompression bomb.
+        UserError: the file is missing, damaged, no image of a supported format, a decompression bomb, or a
+            TIFF whose range of values is unknown.
     """
     _register_formats()
     image = load_in_own_colours(path, background=background)
@@ -128,13 +132,18 @@ def load_in_own_colours(path: Path, *, background: Colour = (255, 255, 255)) -> 
     """
     _register_formats()
     with _readable(path), Image.open(path, formats=FORMATS) as upright:
+        has_wide_colours = bool(upright.tile) and upright.tile[0].args == "RGB;16B"
         upright.load()
         # pillow-heif returns upright pixels and an orientation of 1, so this turns nothing twice.
         ImageOps.exif_transpose(upright, in_place=True)
-    if upright.mode == "F" or (upright.mode == "I" and np.asarray(upright).max() > 65535):
+    if upright.mode == "F":
         raise UserError(f"{path} has pixels of 32 bits, whose range is unknown. Save it with 8 or 16 bits.")
+    transparency = upright.info.get("transparency")
+    if has_wide_colours and isinstance(transparency, tuple):
+        # Pillow keeps the upper byte of PNG's 16-bit colours, but not of the one that is transparent.
+        upright.info["transparency"] = tuple(value >> 8 for value in transparency)
     profile = upright.info.pop("icc_profile", None)
-    colour, alpha = _split_alpha(_to_eight_bits(upright))
+    colour, alpha = _split_alpha(_to_eight_bits(upright, path))
     rgb = _to_rgb(colour, profile, path)
     if alpha is None:
         return rgb
@@ -144,11 +153,38 @@ def load_in_own_colours(path: Path, *, background: Colour = (255, 255, 255)) -> 
     return canvas
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """Grey of more bits as L, or as LA where PNG names a transparent value.
+
+    Raises:
+        UserError: nobody can tell which value is white.
+    """
     if not image.mode.startswith("I"):
         return image
-    values = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    values = np.asarray(image).astype(np.int32)
+    white = _white_of(values, image, path)
+    grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+    transparency = image.info.get("transparency")
+    if not isinstance(transparency, int):
+        return grey
+    alpha = Image.fromarray(np.where(values == transparency, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (grey, alpha))
+
+
+def _white_of(values: Int32[np.ndarray, "h w"], image: Image.Image, path: Path) -> int:
+    """The value that is white. A TIFF's may be less than its numbers can hold, and nothing in it says so."""
+    low, high = int(values.min()), int(values.max())
+    if not isinstance(image, TiffImageFile):
+        return _MAX_16_BITS
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]
+    if bits < 16:
+        return int((1 << bits) - 1)
+    if low < 0 or high > _MAX_16_BITS or 0 < high <= _MAX_12_BITS:
+        raise UserError(
+            f"{path} has values from {low} to {high} in {bits} bits, so that white is unknown. Scale them "
+            "to 0 to 65535, or save it with 8 bits."
+        )
+    return _MAX_16_BITS
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

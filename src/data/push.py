@@ -15,13 +15,16 @@ _KEY = "dataset.push_to_hub"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TIMEOUT_SECONDS = 10.0
 _MAX_REASON = 300
+# What the hub puts into a new repository by itself.
+_OF_THE_HUB = frozenset({".gitattributes", "README.md"})
 
 
 def require_hub(repository: str) -> None:
     """Refuses before any work what could not be pushed at its end.
 
     Raises:
-        UserError: no hub id, no network wanted, no access token, or a repository that everybody can see.
+        UserError: no hub id, no network wanted, no access token, or a repository that everybody can see or
+            that holds files: they would stay, and two exports be mixed.
     """
     if not _HUB_ID.fullmatch(repository):
         raise UserError(f"{_KEY}={repository} is no hub id. Write owner/name.")
@@ -42,6 +45,12 @@ def require_hub(repository: str) -> None:
         raise UserError(
             f"{_KEY}={repository} is there and everybody can see it. Choose another name; a new dataset is "
             "private until you make it public on its page."
+        )
+    files = [file.rfilename for file in info.siblings or [] if file.rfilename not in _OF_THE_HUB]
+    if files:
+        raise UserError(
+            f"{_KEY}={repository} is there and holds {len(files)} files, such as {min(files)}, which would "
+            "be mixed with this export. Choose another name, or delete them on its page."
         )
 
 

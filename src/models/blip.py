@@ -16,10 +16,13 @@ from src.files import read_json
 from src.models.devices import choose_device
 from src.models.hub import fetch_from_hub, is_hub_id
 from src.models.quiet import quiet_libraries
-from src.models.weight_files import PLAIN, choose_in_folder
+from src.models.weight_files import PLAIN, choose
 
 _KEY = "captioner.model"
-_REMEDY = "Take Salesforce/blip-image-captioning-base or another BLIP that writes captions."
+_REMEDY = (
+    "Set captioner.model=Salesforce/blip-image-captioning-large, or another BLIP that writes captions, as "
+    "safetensors."
+)
 # What the library raises for files that are damaged or of another kind.
 _LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError)
 
@@ -83,7 +86,11 @@ def _folder(model: str) -> Path:
 def _load(folder: Path) -> tuple[Any, Any]:
     """Processor and model, every weight of it from the file."""
     _require_blip(folder)
-    choose_in_folder(folder, (PLAIN,))
+    if choose([file.name for file in folder.iterdir()], (PLAIN,)) is None:
+        # As of Salesforce/blip-image-captioning-base on the hub.
+        raise UserError(
+            f"{_KEY}: {folder} holds no safetensors weights; others can run code when opened. {_REMEDY}"
+        )
     try:
         with quiet_libraries(errors_only=True):
             processor = BlipProcessor.from_pretrained(folder, local_files_only=True)

@@ -1,5 +1,6 @@
 """BLIP, tiny and of random weights: from a folder to captions."""
 
+import inspect
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 
 from src.captioning.base import Subject
 from src.captioning.blip import BlipCaptioner
+from src.data.data_manager import PROJECT_ROOT
 from src.errors import UserError
 from tests.captioning.tiny_blip import WORDS, make_tiny_blip
 from tests.data.pictures import noise_image
@@ -70,6 +72,12 @@ def test_options_that_are_refused(blip, options, message):
         BlipCaptioner(**{"model": str(blip), "subject": TOY, "device": "cpu", **options})
 
 
+def test_the_default_is_the_one_that_the_hub_has_as_safetensors():
+    default = inspect.signature(BlipCaptioner).parameters["model"].default
+    assert default == "Salesforce/blip-image-captioning-large"
+    assert f"model: {default} #" in (PROJECT_ROOT / "conf/captioner/blip.yaml").read_text()
+
+
 def test_folders_that_are_no_blip(blip, tmp_path):
     def refused(name, message, *, change):
         folder = shutil.copytree(blip, tmp_path / name)
@@ -90,7 +98,13 @@ def test_folders_that_are_no_blip(blip, tmp_path):
 
     refused("kind", "of the kind blip-2, not blip", change=other_kind)
     refused("config", "no readable config.json", change=lambda folder: (folder / "config.json").unlink())
-    refused("weights", "no safetensors", change=lambda folder: (folder / "model.safetensors").unlink())
+
+    def pickled(folder):
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+    remedy = r"^captioner\.model: .*no safetensors.*captioner\.model=Salesforce/blip-image-captioning-large"
+    refused("weights", remedy, change=lambda folder: (folder / "model.safetensors").unlink())
+    refused("pickled", remedy, change=pickled)
     refused(
         "cut",
         "cannot be loaded",

@@ -216,6 +216,37 @@ def test_limits(server, tmp_path):
     assert "asked 2 times" in report.problems[0].message
 
 
+def test_the_first_question_is_measured_by_its_images(server, tmp_path):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for number in range(2):
+        noise_image(number, size=(1500, 1500)).save(folder / f"{number}.png")
+    # 1500 x 1500 / 750 = 3,000 tokens an image, $0.003.
+    prices = {"max_side": 1568, "price_input": 1, "price_output": 0, "batch_size": 2}
+    with pytest.raises(
+        UserError, match=r"max_cost=0\.005: the first question alone would cost about \$0\.006"
+    ):
+        write(server, folder, num_images=0, max_cost=0.005, **prices)
+    assert server.questions == []
+    batches, _, _ = write(server, folder, num_images=0, max_cost=0.007, **prices)
+    assert len(all_of(batches)) == 2
+
+
+def test_images_that_fail_do_not_use_up_max_images(server, tmp_path):
+    photo_folder(tmp_path, 6, captions=False)
+    for number in (0, 1):
+        (tmp_path / f"IMG_{number:04d}.png").write_bytes(b"\x89PNG cut")
+    images = {path.name: path for path in sorted(tmp_path.glob("*.png"))}
+    found = {}
+    report = write_captions(
+        captioner(server, max_images=2), images, write=found.update, background=(255, 255, 255)
+    )
+    assert sorted(found) == ["IMG_0002.png", "IMG_0003.png"]
+    assert (report.num_written, report.num_left, report.stopped) == (2, 2, "captioner.max_images=2")
+    assert len(report.problems) == 2
+    assert server.asked == [2]
+
+
 def test_an_image_that_cannot_be_read(server, tmp_path):
     photo_folder(tmp_path, 3, captions=False)
     (tmp_path / "IMG_0001.png").write_bytes(b"\x89PNG cut")
@@ -239,6 +270,8 @@ def test_an_image_that_cannot_be_read(server, tmp_path):
         ({"base_url": "ftp://x"}, "captioner.base_url=ftp://x"),
         ({"price_input": 1}, "go together"),
         ({"price_input": -1, "price_output": 1}, "captioner.price_input=-1"),
+        ({"max_cost": 0, "price_input": 1, "price_output": 1}, "captioner.max_cost=0 lets nothing be asked"),
+        ({"max_cost": -1, "price_input": 1, "price_output": 1}, "captioner.max_cost=-1"),
         ({"max_cost": 1}, "captioner.max_cost needs captioner.price_input"),
         ({"examples": "/nowhere"}, "captioner.examples=/nowhere is no folder"),
     ],

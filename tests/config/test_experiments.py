@@ -116,3 +116,11 @@ def test_the_sample_prompts_speak_of_the_placeholder_or_else_the_class_word():
     )
     nameless = checked("train", "dataset.placeholder=null", "dataset.class_word=bear").dataset.prompts
     assert nameless[-1] == "a pictogram of a bear"
+
+
+def test_the_article_before_the_class_word_is_the_right_one():
+    dataset = checked("train", "dataset.placeholder=null", "dataset.class_word=umbrella").dataset
+    assert dataset.class_images.prompt == "a photo of an umbrella"
+    assert dataset.prompts[0] == "a photo of an umbrella on a wooden table"
+    # Where no file sets it, the word is "object".
+    assert checked("train", "dataset=coco").dataset.class_images.prompt == "a photo of an object"

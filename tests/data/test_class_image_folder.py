@@ -57,8 +57,9 @@ def test_problems_name_the_class_image(folder):
     assert str(problem).startswith("class:b.png: has no caption")
 
 
-def test_the_placeholder_does_not_belong_there(folder):
-    (folder / "captions.txt").write_text("a.png|a red toy\nb.png|a photo of sksToy toy\n")
+@pytest.mark.parametrize("caption", ["a photo of sksToy toy", "a photo of sksToy, red"])
+def test_the_placeholder_does_not_belong_there(folder, caption):
+    (folder / "captions.txt").write_text(f"a.png|a red toy\nb.png|{caption}\n")
     warnings = read_class_images(path=folder, prompt=PROMPT, placeholder="sksToy").warnings
     assert any("1 captions contain the placeholder sksToy, first: class:b.png" in text for text in warnings)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -78,6 +79,22 @@ def test_a_second_start_needs_no_package(parquet, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     bring(folder, id=str(parquet))
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+
+def test_a_later_start_needs_no_folder(parquet, tmp_path):
+    folder = bring(tmp_path / "out", id=str(parquet))
+    shutil.rmtree(parquet)
+    bring(folder, id=str(parquet))
+    with pytest.raises(UserError, match="there is no such folder"):
+        bring(tmp_path / "other", id=str(parquet))
+
+
+@pytest.mark.parametrize("id", ["~nosuchuser/x", "/nowhere/x", "a/b/c", "./x", "a\0b", "x" * 5000 + "/a/b"])
+def test_an_id_that_is_neither_is_one_line(tmp_path, id):
+    with pytest.raises(UserError, match=r"dataset\.source\.id=.*there is no such folder") as caught:
+        bring(tmp_path / "out", id=id)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_never_reuse_a_folder(parquet, tmp_path):
@@ -180,7 +197,7 @@ def test_each_dataset_has_a_folder_of_its_own(tmp_path):
     assert {place.parent for place in places} == {tmp_path / "huggingface"}
 
 
-@pytest.mark.parametrize("id", [None, "", "/nowhere/at/all", "a/b/c", "./x"])
+@pytest.mark.parametrize("id", [None, "", " "])
 def test_ids_that_cannot_be(id):
     with pytest.raises(UserError, match=r"dataset\.source\.id"):
         HuggingfaceSource(id=id)

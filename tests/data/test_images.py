@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -67,6 +70,67 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
         Image.fromarray(ramp).save(tmp_path / name)
         grey = np.asarray(load_image(tmp_path / name))[0, :, 0]
         assert np.abs(grey.astype(int) - np.arange(256)).max() <= 1
+
+
+def sixteen_bit_png(path, colour, pixels, transparent):
+    """Pillow writes no transparent colour beside 16 bits, and no 16-bit colours at all."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pixels = np.array([pixels], dtype=">u2")
+    header = struct.pack(">IIBBBBB", pixels.shape[1], 1, 16, colour, 0, 0, 0)
+    transparency = struct.pack(f">{len(transparent)}H", *transparent)
+    chunks = {
+        b"IHDR": header,
+        b"tRNS": transparency,
+        b"IDAT": zlib.compress(b"\0" + pixels.tobytes()),
+        b"IEND": b"",
+    }
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*item) for item in chunks.items()))
+
+
+def test_transparency_of_sixteen_bits(tmp_path):
+    sixteen_bit_png(tmp_path / "grey.png", 0, [0, 30_000, 65_535], (0,))
+    pixels = np.asarray(load_image(tmp_path / "grey.png", background=(1, 2, 3)))[0].tolist()
+    assert pixels == [[1, 2, 3], [117] * 3, [255] * 3]
+    sixteen_bit_png(tmp_path / "rgb.png", 2, [[1000, 2000, 3000], [65_535, 0, 0]], (1000, 2000, 3000))
+    pixels = np.asarray(load_image(tmp_path / "rgb.png", background=(1, 2, 3)))[0].tolist()
+    assert pixels == [[1, 2, 3], [255, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ([0, 255], np.int32, "from 0 to 255 in 32 bits"),
+        ([-5, 60_000], np.int32, "from -5 to 60000 in 32 bits"),
+        ([0, 65_536], np.int32, "from 0 to 65536 in 32 bits"),
+        ([0, 4095], np.uint16, "from 0 to 4095 in 16 bits"),
+    ],
+)
+def test_grey_of_unknown_range_is_refused(tmp_path, values, kind, message):
+    Image.fromarray(np.array([values], dtype=kind)).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match=rf"a\.tiff has values {message}, so that white is unknown") as caught:
+        load_image(tmp_path / "a.tiff")
+    assert "\n" not in str(caught.value)
+
+
+def test_grey_that_fills_its_range_or_is_black_stays(tmp_path):
+    for values, grey in (([0, 0], [0, 0]), ([128, 65_535], [0, 255]), ([129, 32_896], [1, 128])):
+        for kind in (np.uint16, np.int32):
+            Image.fromarray(np.array([values], dtype=kind)).save(tmp_path / "a.tiff")
+            assert np.asarray(load_image(tmp_path / "a.tiff"))[0, :, 0].tolist() == grey
+    Image.fromarray(np.array([[0, 257]], dtype=np.uint16)).save(tmp_path / "dark.png")  # PNG is full range
+    assert np.asarray(load_image(tmp_path / "dark.png"))[0, :, 0].tolist() == [0, 1]
+
+
+def test_a_tiff_of_twelve_bits_is_scaled(tmp_path):
+    pixels = b"\xff\xf8\x00"  # 4095, 2048
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tiff").write_bytes(b"II*\0" + struct.pack("<I", 12) + pixels + b"\0" + directory)
+    assert np.asarray(load_image(tmp_path / "a.tiff"))[0, :, 0].tolist() == [255, 128]
 
 
 def test_cmyk_is_converted(tmp_path):

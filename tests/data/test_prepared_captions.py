@@ -51,6 +51,19 @@ def test_the_original_stands_beside_the_changed_caption(coco, tmp_path, caplog):
     assert (coco / "annotations/captions_val2017.json").read_bytes() == source
 
 
+def test_what_is_too_long_for_a_caption_is_left_to_the_reader(coco, tmp_path):
+    file = coco / "annotations/captions_val2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["caption"] = "very " * 20_000
+    content["annotations"][2]["caption"] = "\ud800 a very big dog"
+    file.write_text(json.dumps(content))
+    made = [item["caption"] for item in json.loads(prepare(coco, tmp_path).read_text())["annotations"]]
+    assert made == ["very " * 20_000, "Slowly.", "\ud800 a big dog"]
+    result = read_coco(path=coco, split="val2017", adverbs="remove", caption="all", cache_dir=tmp_path)
+    assert [record.caption for record in result.records] == ["Slowly."]
+    assert len(result.problems) == 2
+
+
 def test_it_is_made_once(coco, tmp_path, monkeypatch):
     file = prepare(coco, tmp_path)
     seen = file.stat().st_mtime_ns, file.read_bytes()

@@ -251,6 +251,26 @@ def test_a_file_that_says_whom_to_credit(tmp_path, name):
     assert read_attribution(tmp_path) is None
 
 
+@pytest.mark.parametrize("target", ["../secret", "/etc/passwd"])
+def test_credit_is_not_read_through_a_link_out_of_the_folder(tmp_path, caplog, target):
+    (tmp_path / "secret").write_text("password")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "ATTRIBUTION.txt").symlink_to(target)
+    assert read_attribution(folder) is None
+    assert "leads outside the folder" in caplog.text
+    (folder / "credit").write_text("by Ann")
+    (folder / "ATTRIBUTION.md").symlink_to("credit")
+    assert read_attribution(folder) == "by Ann"
+
+
+def test_a_credit_of_any_size_and_content_is_one_line_of_text(tmp_path):
+    with (tmp_path / "ATTRIBUTION").open("wb") as file:
+        file.write(b"by\0 \x1bAnn")
+        file.truncate(1 << 40)  # a file of holes: to read it whole would end the process
+    assert read_attribution(tmp_path) == "by Ann"
+
+
 def test_arasaac_bad_input(tmp_path):
     noise_image(0).save(tmp_path / "1.png")
     with pytest.raises(UserError, match=r"No metadata\.csv"):
@@ -275,6 +295,48 @@ def test_arasaac_names_cannot_leave_the_folder(tmp_path):
     result = read_arasaac(path=folder)
     assert result.records == []
     assert len(result.problems) == 2
+
+
+def test_arasaac_reads_nothing_through_links_out_of_the_folder(tmp_path):
+    noise_image(0).save(tmp_path / "secret.png")
+    (tmp_path / "secret.csv").write_text("title\n1\n")
+    folder = arasaac_table(tmp_path / "set")
+    (folder / "1.png").unlink()
+    (folder / "1.png").symlink_to(tmp_path / "secret.png")
+    result = read_arasaac(path=folder)
+    assert [record.path.name for record in result.records] == ["To_Eat.png"]
+    assert any("leads outside the folder" in text for text in texts(result))
+    (folder / "metadata.json").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(UserError, match=r"metadata\.json: is a link that leads outside"):
+        read_arasaac(path=folder, metadata_file="metadata.json")
+
+
+def test_arasaac_texts_and_ids_that_are_none_are_problems(tmp_path):
+    items = [
+        {"_id": "\ud800", "file_name": "1.png", "title": "one"},
+        {"_id": 2, "title": "\ud800 x"},
+        {"_id": 3, "title": {"a": 1}},
+        {"_id": 4, "title": "x" * 20_000},
+        {"_id": 5, "title": "five"},
+    ]
+    (tmp_path / "metadata.json").write_text(json.dumps(items))
+    for number in range(1, 7):
+        noise_image(number).save(tmp_path / f"{number}.png")
+    result = read_arasaac(path=tmp_path, max_samples=3)
+    assert [record.id for record in result.records] == ["5"]
+    assert [problem.images[0].name for problem in result.problems] == ["1.png", "2.png", "3.png", "4.png"]
+    assert all(problem.is_skippable and str(problem).encode() for problem in result.problems)
+    assert result.warnings == ["1 images that metadata.json does not name were left out: 6.png."]
+
+
+def test_arasaac_images_in_other_widths_and_of_flagged_items_are_named(tmp_path):
+    for name in ("1_500.png", "1_2500.png", "2.png"):
+        noise_image(1).save(tmp_path / name)
+    items = [{"_id": 1, "title": "one"}, {"_id": 2, "title": "gun", "violence": True}]
+    (tmp_path / "metadata.json").write_text(json.dumps(items))
+    result = read_arasaac(path=tmp_path)
+    assert [record.path.name for record in result.records] == ["1_500.png"]
+    assert result.warnings == ["1 pictograms flagged violence or sex were left out."]
 
 
 def coco_folder(folder, annotations=None):
@@ -334,7 +396,7 @@ def test_coco_problems(tmp_path):
     folder = coco_folder(tmp_path / "coco", annotations=[{"id": 1, "image_id": 4, "caption": "x"}])
     (folder / "val2017/000000000004.jpg").unlink()
     assert [what.split(": ")[1] for what in texts(read_coco(path=folder, split="val2017"))] == [
-        "the image val2017/000000000004.jpg does not exist.",
+        "the image 'val2017/000000000004.jpg' does not exist.",
         "val2017/000000000009.jpg has no caption.",
     ]
 
@@ -351,3 +413,54 @@ def test_coco_bad_input(tmp_path):
         (folder / "annotations/captions_val2017.json").write_text(content)
         with pytest.raises(UserError, match="not COCO's captions JSON"):
             read_coco(path=folder, split="val2017")
+
+
+@pytest.mark.parametrize("caption", ["\ud800 x", "x" * 100_000, "a\0b"])
+def test_coco_captions_that_are_none_are_problems(tmp_path, caption):
+    notes = [{"id": 1, "image_id": 4, "caption": caption}, {"id": 2, "image_id": 9, "caption": "Nine."}]
+    folder = coco_folder(tmp_path / "coco", annotations=notes)
+    result = read_coco(path=folder, split="val2017")
+    assert [record.id for record in result.records] == ["9"]
+    (problem,) = result.problems
+    assert problem.is_skippable
+    assert problem.images == (folder / "val2017/000000000004.jpg",)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        '{"id": 1e999, "image_id": 4, "caption": "x"}',
+        '{"id": 1, "image_id": 1e999, "caption": "x"}',
+        '{"id": 1, "image_id": 4, "caption": {"a": 1}}',
+    ],
+)
+@pytest.mark.parametrize("adverbs", ["keep", "remove"])
+def test_coco_values_of_other_kinds(tmp_path, note, adverbs):
+    folder = coco_folder(tmp_path / "coco")
+    file = folder / "annotations/captions_val2017.json"
+    file.write_text(f'{{"images": [{{"id": 4, "file_name": "x.jpg"}}], "annotations": [{note}]}}')
+    with pytest.raises(UserError, match="not COCO's captions JSON"):
+        read_coco(path=folder, split="val2017", adverbs=adverbs, cache_dir=tmp_path / "cache")
+
+
+def test_coco_folders_may_be_links_and_single_files_must_not_lead_out(tmp_path):
+    coco_folder(tmp_path / "store")
+    noise_image(0).save(tmp_path / "secret.jpg")
+    image = tmp_path / "store/val2017/000000000004.jpg"
+    image.rename(tmp_path / "store/four.jpg")
+    image.symlink_to("../four.jpg")
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    for name in ("val2017", "annotations"):
+        (folder / name).symlink_to(tmp_path / "store" / name)
+    # The user's own links; but what is in the folder leads out of it.
+    result = read_coco(path=folder, split="val2017")
+    assert [record.id for record in result.records] == ["9"]
+    assert "leads outside the folder" in texts(result)[0]
+    image.unlink()
+    image.symlink_to("000000000009.jpg")
+    assert len(read_coco(path=folder, split="val2017").records) == 2
+    (folder / "annotations/secret.json").symlink_to(tmp_path / "secret.json")
+    (tmp_path / "secret.json").write_text("{}")
+    with pytest.raises(UserError, match=r"secret\.json: is a link that leads outside"):
+        read_coco(path=folder, split="val2017", captions_file="annotations/secret.json")

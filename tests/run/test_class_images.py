@@ -248,6 +248,7 @@ def test_an_image_in_both_folders_is_a_problem(place, tmp_path):
         (["dataset.class_images.num=0"], r"dataset\.class_images\.num=0"),
         (["dataset.class_images.scheduler=ddpm"], r"dataset\.class_images\.scheduler=ddpm"),
         (["dataset.class_images.prompt='a photo of sksToy'"], "contains the placeholder"),
+        (["dataset.class_images.prompt='a photo of sksToy, red'"], "contains the placeholder"),
         (["dataset.class_images.prompt=''"], "prompt is empty"),
     ],
 )

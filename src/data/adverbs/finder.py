@@ -3,15 +3,15 @@
 from src.data.adverbs.rules import is_adverb
 from src.data.adverbs.sentence import Sentence
 from src.data.adverbs.tagger import tokenize
-from src.data.adverbs.vocabulary import BE, COMPLEMENTS
+from src.data.adverbs.vocabulary import ARTICLES, COMPLEMENTS, COPULAS
 
 
 def find_adverbs(caption: str) -> list[tuple[int, int]]:
     """The spans of the words of a caption that are adverbs and can be left out, in order.
 
     Kept are negations, particles of verbs (sits *down*), fixed phrases (*next* to, as *well* as), what only
-    looks like an adverb (the *only* cat, a *still* life), and an adverb without which "be" would have no
-    complement (the dog is *outside*).
+    looks like an adverb (the *only* cat, a *still* life), an adverb without which "be" would have no
+    complement (the dog is *outside*), and what `needed_rules.py` keeps (not *fully* cooked).
 
     Args:
         caption: in English.
@@ -27,15 +27,19 @@ def find_adverbs(caption: str) -> list[tuple[int, int]]:
 
 
 def _needed_complements(sentence: Sentence, found: frozenset[int]) -> frozenset[int]:
-    """Runs of adverbs that are all that "be" has after it."""
+    """Runs of adverbs that are all that "be", "seem" or an article has after it."""
     kept: set[int] = set()
     for first in sorted(found):
-        if sentence.word(first - 1) not in BE:
+        before = sentence.word(first - 1)
+        if before not in COPULAS | ARTICLES:
             continue
         end = first
         while end in found:
             end += 1
         run = range(first, end)
-        if sentence.closes(end):
-            kept.update(place for place in run if sentence.word(place) in COMPLEMENTS)
+        complements = [place for place in run if sentence.word(place) in COMPLEMENTS]
+        if sentence.closes(end) and complements:
+            kept.update(complements)
+        elif sentence.ends(end):  # "a man is very"
+            kept.update(run)
     return frozenset(kept)

@@ -129,7 +129,7 @@ def _once(s: Sentence, i: int) -> bool:
 
 
 def _yet(s: Sentence, i: int) -> bool:
-    return s.word(i + 1) == "another" or s.word(i - 1) == "not" or (s.ends(i + 1) and not s.closes(i - 1))
+    return s.word(i + 1) == "another" or (s.ends(i + 1) and not s.closes(i - 1))
 
 
 def _upside(s: Sentence, i: int) -> bool:

@@ -12,13 +12,37 @@ from typing import Any
 
 from src.data.adverbs.removal import RULES_VERSION, remove_adverbs_from_all
 from src.data.adverbs.tagger import tagger_version
+from src.data.readers.common import MAX_CAPTION
 from src.errors import UserError
 from src.files import require_writable, sha256_file, write_bytes_atomic
 
 # Each has to load the tagger; more would wait for the one that writes.
 _MAX_PROCESSES = 8
+_MAX_SHOWN = 100
+_MAX_REASON = 200
+
+# What a file raises that is other JSON than COCO's, beside wrong texts.
+COCO_FAULTS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 _log = logging.getLogger(__name__)
+
+
+def text_in(item: dict[str, Any], key: str) -> str:
+    """A text of COCO's JSON; null is the empty one.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    value = item[key]
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{key} is no text but {json.dumps(value)[:_MAX_SHOWN]}")
+    return value or ""
+
+
+def no_coco(annotations: Path, error: Exception) -> UserError:
+    """Says why a file is not what it should be."""
+    reason = f"{type(error).__name__}: {error}"[:_MAX_REASON]
+    return UserError(f"{annotations} is not COCO's captions JSON ({reason}). Unpack it again.")
 
 
 def captions_without_adverbs(annotations: Path, *, folder: Path, num_processes: int | None = None) -> Path:
@@ -60,15 +84,15 @@ def captions_without_adverbs(annotations: Path, *, folder: Path, num_processes: 
 def _write(annotations: Path, prepared: Path, *, made_of: dict[str, Any], num_processes: int | None) -> None:
     try:
         content = json.loads(annotations.read_bytes())
-        originals = [str(item["caption"] or "") for item in content["annotations"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{annotations} is not COCO's captions JSON ({type(error).__name__}: {error}). Unpack it again."
-        ) from error
+        originals = [text_in(item, "caption") for item in content["annotations"]]
+    except COCO_FAULTS as error:
+        raise no_coco(annotations, error) from error
     processes = num_processes or min(os.cpu_count() or 1, _MAX_PROCESSES)
-    removed = remove_adverbs_from_all(originals, num_processes=processes, progress=True)
+    # What is too long to be one is refused when it is read; here it would only take long.
+    captions = [original if len(original) <= MAX_CAPTION else "" for original in originals]
+    removed = remove_adverbs_from_all(captions, num_processes=processes, progress=True)
     for item, original, caption in zip(content["annotations"], originals, removed.captions, strict=True):
-        item["caption"], item["original_caption"] = caption, original
+        item["caption"], item["original_caption"] = caption or original, original
     counts = {
         "changed": removed.num_changed,
         "unchanged": removed.num_unchanged,

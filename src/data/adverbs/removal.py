@@ -13,7 +13,7 @@ from src.data.adverbs.finder import find_adverbs
 from src.data.adverbs.repair import delete_spans
 
 # Counted up when the same caption would come out otherwise, so that kept results are made again.
-RULES_VERSION = 1
+RULES_VERSION = 2
 _CHUNK = 5000
 # One process does these in the time that others take to start.
 _PER_PROCESS = 50_000

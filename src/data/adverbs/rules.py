@@ -6,6 +6,7 @@ rule by name. What no rule speaks of is decided by its tag.
 """
 
 from src.data.adverbs.named_rules import NAMED_RULES, Rule
+from src.data.adverbs.needed_rules import is_needed
 from src.data.adverbs.sentence import Sentence
 from src.data.adverbs.tagger import Tag, known_tag
 from src.data.adverbs.vocabulary import (
@@ -35,6 +36,10 @@ _BARE_STEM = 4
 
 def is_adverb(s: Sentence, i: int) -> bool:
     """Whether the word at a place is an adverb that can be left out."""
+    return _works_as_adverb(s, i) and not is_needed(s, i)
+
+
+def _works_as_adverb(s: Sentence, i: int) -> bool:
     word = s.word(i)
     if word in NAMED_RULES:
         return NAMED_RULES[word](s, i)
@@ -138,7 +143,8 @@ def _flat(s: Sentence, i: int) -> bool:
     fixed = (word in ("close", "closer") and following in ("to", "up")) or (
         word == "far" and following == "from"
     )
-    if fixed or s.word(i - 1) == "to":
+    up_close = (s.word(i - 1), word) == ("up", "close") and following not in AFTER_FLAT_ADVERBS
+    if fixed or up_close or s.word(i - 1) == "to":
         return False
     if f"{s.word(i - 2)} {s.word(i - 1)}" in ("each other", "one another"):
         return not s.starts_noun_phrase(i + 1)

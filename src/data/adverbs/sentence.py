@@ -101,6 +101,11 @@ class Sentence:
             and (subject or self.word(index - 1) in ("who", "that"))
         )
 
+    def has_finite_verb(self, index: int) -> bool:
+        """Whether the verb of a subject stands there: "it covers", "they can", also after an adverb."""
+        place = index + self.is_adverb(index)
+        return self.word(place) in AUXILIARIES or self.tag(place) is Tag.VERB or self.is_verb(place)
+
     def is_linking(self, index: int) -> bool:
         """Verbs that take an adjective."""
         return self.word(index) in LINKING_VERBS

@@ -13,6 +13,7 @@ DETERMINERS = _words(
     "a an the this these those my your his her its our their some any no each every another either "
     "neither both all several few many such what which whose"
 )
+ARTICLES = _words("a an the")
 BE = _words(
     "be is are was were am been being isn't aren't wasn't weren't isnt arent wasnt it's that's there's "
     "he's she's they're we're i'm"
@@ -53,6 +54,19 @@ CONJUNCTIONS = COORDINATORS | _words(
 )
 # The approximate ones are in: to drop "hardly" turns a caption into its opposite.
 NEGATIONS = _words("not n't never no nor neither none nothing nowhere hardly scarcely barely rarely seldom")
+# What negates the words that follow it.
+NEGATORS = (NEGATIONS - _words("no none nothing nowhere")) | _words(
+    "cannot isnt arent wasnt werent doesnt dont didnt cant couldnt wont hasnt havent"
+)
+# Degree words: they say how much of a property there is, and the property is the same without them. Of a
+# boundless one ("very tall"), and of one that is there whole or not ("fully visible").
+BOOSTERS = _words(
+    "very really so too extremely particularly especially terribly overly exceptionally incredibly highly"
+)
+MAXIMIZERS = _words("fully completely entirely totally quite absolutely perfectly wholly")
+QUANTITIES = _words("many much few little")
+SUBJECT_PRONOUNS = _words("i you he she it we they one")
+INDEFINITE_PRONOUNS = _words("nobody everybody somebody anybody everyone someone anyone nothing everything")
 # Adjectives that only ever follow their noun or verb; taggers take them for adverbs.
 PREDICATIVE_ADJECTIVES = _words(
     "ablaze abed adrift afire afloat afraid agape aghast aglow aground ajar akin alight alive alone "
@@ -105,6 +119,8 @@ ADVERBS_AFTER_NOUNS = _words("hard fast early late close")
 AFTER_FLAT_ADVERBS = _words(
     "together open awake asleep apart behind beneath above below beside overhead away ahead inside"
 )
+# Verbs that say nothing without what they link to.
+COPULAS = BE | _words("seem seems seemed become becomes became")
 SIDES = _words("left right north south east west")
 # Complements of "be": a dog can be outside, and not just be.
 COMPLEMENTS = (

@@ -6,6 +6,7 @@ from pathlib import Path
 from src.data.readers.subject import read_subject
 from src.data.records import ReadResult, Record
 from src.errors import UserError
+from src.words import has_word
 
 # No path relative to a folder begins like this, so that a class image never shares its noise with a photo.
 ID_PREFIX = "class:"
@@ -44,7 +45,7 @@ def class_image_id(name: str) -> str:
 
 
 def _named(records: list[Record], placeholder: str | None) -> list[str]:
-    wrong = [record.id for record in records if placeholder in record.caption.split()]
+    wrong = [record.id for record in records if placeholder and has_word(record.caption, placeholder)]
     if not wrong:
         return []
     return [

@@ -1,5 +1,6 @@
 """What all readers share: finding image files, reading text, and saying what is missing."""
 
+import logging
 import os
 import re
 import unicodedata
@@ -12,6 +13,7 @@ from src.data.images import IMAGE_SUFFIXES
 from src.data.records import Problem, Record
 from src.errors import UserError
 from src.randomness import address_seed
+from src.words import has_word
 
 # Of these the first kind that is there counts.
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -22,9 +24,12 @@ _NO_TEXT = re.compile("[\x00-\x1f\ud800-\udfff]")
 # A file of one of these names in a dataset's folder says whom to credit.
 ATTRIBUTION_NAMES = ("attribution.txt", "attribution.md", "attribution")
 _MAX_ATTRIBUTION = 2000
+_MAX_ATTRIBUTION_BYTES = 4 * _MAX_ATTRIBUTION
 # Text files that are no captions.
 _PAPERS = ("attribution.", "license.", "licence.", "readme.")
 _RUBBISH = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+
+_log = logging.getLogger(__name__)
 
 
 def require_folder(path: Path, what: str) -> None:
@@ -125,18 +130,17 @@ def _outside(name: str, link: Path) -> Problem:
     return Problem(file=name, message=message)
 
 
-def list_images(folder: Path) -> dict[str, Path]:
-    """All image files under a folder by their path relative to it, sorted; see `scan`."""
-    return scan(folder).images
+def outside_problem(file: Path, *, name: str, inside: Iterable[Path]) -> Problem | None:
+    """What is wrong with a file that is a link and leads into none of these folders; None for any other.
 
-
-def require_images(folder: Path, what: str) -> dict[str, Path]:
-    """The images of a folder that must exist and hold some.
-
-    Raises:
-        UserError: the folder is missing or holds no image.
+    Args:
+        file: The file. Links among the folders above it are the user's own and are followed.
+        name: What to call it.
+        inside: Folders, without links.
     """
-    return require_scan(folder, what).images
+    if not file.is_symlink() or any(_is_within(file, root) for root in inside):
+        return None
+    return _outside(name, file)
 
 
 def require_scan(folder: Path, what: str) -> Folder:
@@ -197,7 +201,9 @@ def is_text(value: str) -> bool:
 
 def placeholder_warnings(records: list[Record], placeholder: str | None) -> list[str]:
     """A line if captions lack the word that they should teach."""
-    without = [record.id for record in records if placeholder and placeholder not in record.caption]
+    if not placeholder:
+        return []
+    without = [record.id for record in records if not has_word(record.caption, placeholder)]
     if not without:
         return []
     return [f"{len(without)} captions do not contain the placeholder {placeholder}, first: {without[0]}."]
@@ -209,9 +215,27 @@ def first_by_hash(ids: Iterable[str], number: int) -> set[str]:
 
 
 def read_attribution(folder: Path) -> str | None:
-    """Whom to credit for a dataset, in one line: its file ATTRIBUTION.txt, .md or without suffix."""
+    """Whom to credit for a dataset, in one line: its file ATTRIBUTION.txt, .md or without suffix.
+
+    A link that leads outside the folder is not read: what stands there goes into files that others get.
+    """
     found = {file.name.casefold(): file for file in sorted(folder.iterdir()) if file.is_file()}
     for name in ATTRIBUTION_NAMES:
-        if name in found:
-            return text_of(found[name].read_text("utf-8-sig", errors="replace"))[:_MAX_ATTRIBUTION] or None
+        if name in found and (text := _attribution(found[name], root=folder.resolve())):
+            return text
     return None
+
+
+def _attribution(file: Path, *, root: Path) -> str | None:
+    problem = outside_problem(file, name=str(file), inside=[root])
+    data = b""
+    try:
+        if problem is None:
+            with file.open("rb") as opened:
+                data = opened.read(_MAX_ATTRIBUTION_BYTES)
+    except OSError as error:
+        problem = Problem(file=str(file), message=f"cannot be read ({error.strerror}).")
+    if problem is not None:
+        _log.warning("%s It is not read: nobody is credited by it.", problem)
+    text = text_of(data.decode("utf-8-sig", errors="replace"))
+    return _NO_TEXT.sub("", text)[:_MAX_ATTRIBUTION] or None

@@ -13,7 +13,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from src.data.fetch_http import FetchError, Retries
-from src.data.readers.common import text_of
+from src.data.readers.captions import shown
+from src.data.readers.common import is_text, text_of
 from src.data.sources.huggingface_rows import Columns, choose_columns, write_image_folder
 from src.errors import UserError
 from src.files import require_free_space, write_text_atomic
@@ -62,10 +63,7 @@ class HuggingfaceSource:
         for name, value in options.items():
             if value is not None and (not isinstance(value, str) or not value.strip()):
                 raise UserError(f"{KEY}.{name}={value!r} must be a text.")
-        folder = Path(id).expanduser()
-        self._folder = folder.resolve() if folder.exists() else None
-        if self._folder is None and (id.startswith(("/", "~", ".")) or id.count("/") > 1):
-            raise UserError(f"{KEY}.id={id}: there is no such folder, and no hub id looks like this.")
+        self._folder: Path | None = None  # looked for when it is needed: what was brought stays without it
         self._id, self._split, self._subset, self._revision = id, split, subset, revision
         self._columns = Columns(image=image_column, caption=caption_column)
         self._origin = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
@@ -86,8 +84,10 @@ class HuggingfaceSource:
 
         Raises:
             FetchError: it cannot be loaded, or holds too much that is unusable.
-            UserError: the package is not installed, the columns cannot be told, or not enough disk space.
+            UserError: there is no such folder, the package is not installed, the columns cannot be told, or
+                not enough disk space.
         """
+        self._folder = _existing_folder(self._id)
         datasets = _package()
         credit = None if self._folder is not None else self._ask_hub()
         loaded = self._load(datasets)
@@ -171,6 +171,23 @@ class HuggingfaceSource:
                 f"datasets cannot load {name}, split {self._split} ({_reason(error)}).{offline} "
                 f"Check {KEY}.id, {KEY}.split, {KEY}.subset and {KEY}.revision."
             ) from error
+
+
+def _existing_folder(id: str) -> Path | None:
+    """The folder that an id names; None for a hub id.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        folder = Path(id).expanduser()
+        if folder.exists():
+            return folder.resolve()
+    except (RuntimeError, ValueError, OSError):  # nobody's home, a name with NUL or too long
+        pass
+    if id.startswith(("/", "~", ".")) or id.count("/") > 1 or not is_text(id):
+        raise UserError(f"{KEY}.id={shown(id)}: there is no such folder, and no hub id looks like this.")
+    return None
 
 
 def _package() -> Any:
