@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -310,10 +311,10 @@ def _without_links(path: Path) -> Path:
     Raises:
         UserError: links lead in a circle.
     """
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"dataset.path={path} is a link that leads nowhere. Name a folder.") from error
+    folder = Path(os.path.realpath(path))  # pathlib's raises another error in each version of Python
+    if folder.is_symlink():
+        raise UserError(f"dataset.path={path} is a link that leads nowhere. Name a folder.")
+    return folder
 
 
 def prepare(manager: DataManager, *, report: Path | None = None) -> str:

@@ -99,6 +99,20 @@ def test_archives_on_this_machine_are_no_addresses(url):
     assert DatasetConfig(name="x", path="x", url=url).url == url
 
 
+@pytest.mark.parametrize(
+    ("path", "export"),
+    [("photos", "photos/out"), ("out/photos", "out"), ("photos", "photos/"), ("photos", "link/out")],
+)
+def test_an_export_inside_the_dataset_is_refused(tmp_path, monkeypatch, path, export):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("photos")
+    with pytest.raises(
+        UserError, match=rf"dataset\.export={export} and dataset\.path={path} must not lie one in"
+    ):
+        DatasetConfig(name="x", path=path, export=export)
+    assert DatasetConfig(name="x", path=path, export="photos_out").export == "photos_out"
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_positive_means_positive_and_finite(value):
     with pytest.raises(UserError, match="positive"):

@@ -198,19 +198,10 @@ def test_the_command_exports(tmp_path):
     ("overrides", "message"),
     [
         (["dataset.push_to_hub=me/mine"], r"needs dataset\.export"),
-        (
-            ["dataset.path=photos", "dataset.export=photos/out"],
-            r"dataset\.export=photos/out and .* one in the",
-        ),
-        (["dataset.path=out/photos", "dataset.export=out"], "must not lie one in the other"),
-        (["dataset.path=photos", "dataset.export=photos/"], "must not lie one in the other"),
-        (["dataset.path=photos", "dataset.export=link/out"], "must not lie one in the other"),
         (["command=train", "dataset.export=x"], "for: sh train_run.sh -cn prepare"),
     ],
 )
-def test_keys_that_make_no_sense_are_refused(tmp_path, monkeypatch, overrides, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "link").symlink_to("photos")
+def test_keys_that_would_do_nothing_are_refused(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         prepare(tmp_path, *overrides)
 

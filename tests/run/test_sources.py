@@ -50,7 +50,7 @@ def test_the_source_brings_the_split_that_is_read(tmp_path):
     fixed = ("dataset=coco", f"dataset.path={tmp_path / 'coco'}")
     for split in ("val2017", "train2017"):
         source = source_of(composed(*fixed, f"dataset.reader.split={split}"))
-        assert source.missing(tmp_path) == [f"annotations/captions_{split}.json", split]
+        assert source.missing(tmp_path / "coco") == [f"annotations/captions_{split}.json", split]
     with pytest.raises(UserError, match=r"dataset\.source\.splits=val2014 is not one of"):
         source_of(composed(*fixed, "dataset.reader.split=val2014"))
 
