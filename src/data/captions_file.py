@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.data.readers.common import METADATA_FILES
+from src.data.readers.common import METADATA_FILES, outside_problem
 from src.data.readers.known import CAPTIONER_COLUMN
 from src.data.readers.metadata import FILE_COLUMN
 from src.errors import UserError
@@ -28,6 +28,11 @@ class CaptionsFile:
         kind = METADATA_FILES[0]
         found = [file for file in sorted(folder.iterdir()) if file.name.casefold() == kind]
         self.path = found[0] if found else folder / kind
+        problem = outside_problem(self.path, name=str(self.path), inside=[folder.resolve()])
+        if problem is not None:
+            raise UserError(str(problem))
+        if self.path.exists() and not self.path.is_file():
+            raise UserError(f"{self.path} is no file (a folder or pipe). Remove it.")
 
     def add(self, captions: Mapping[str, str], *, column: str, captioner: str | None) -> None:
         """Adds a line for each image; on the disk when this returns, and not at all when it raises.
@@ -95,7 +100,8 @@ def open_captions_file(folder: Path) -> Iterator[CaptionsFile]:
     """A folder's `metadata.jsonl`, for one process at a time.
 
     Raises:
-        UserError: another process is writing there, or the folder cannot be written.
+        UserError: another process is writing there, the folder cannot be written, or the file is a link that
+            leads out of it.
     """
     require_writable(folder)
     # The folder itself is the lock: it is there, and a file would have to be left behind in it.

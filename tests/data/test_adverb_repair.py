@@ -74,6 +74,10 @@ def test_articles(text, after):
     assert delete_spans(*marked(text)) == after
 
 
+def test_marks_within_words_do_not_go_with_the_word_between():
+    assert delete_spans("8'8'8", [(2, 3)]) == "8''8"
+
+
 def test_coordinated_spans_are_one():
     text, spans = marked("He runs {slowly} and {very} {gently} in and {out}")
     assert [text[start:end] for start, end in merge_coordinated(text, spans)] == [

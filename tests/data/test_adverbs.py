@@ -189,9 +189,14 @@ def run_python(*arguments):
 
 
 INTERRUPTED = """
+import multiprocessing, threading, time
 from src.data.adverbs.removal import remove_adverbs_from_all
-if __name__ == "__main__":
+def say_when_there_are_workers():
+    while len(multiprocessing.active_children()) < 2:
+        time.sleep(0.01)
     print("ready", flush=True)
+if __name__ == "__main__":
+    threading.Thread(target=say_when_there_are_workers, daemon=True).start()
     remove_adverbs_from_all(["A very big dog runs fast."] * 5_000_000, num_processes=2)
 """
 
@@ -204,7 +209,7 @@ def test_ctrl_c_ends_it_and_its_workers(tmp_path):
         start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout.readline() == "ready\n"
-        time.sleep(1)
+        time.sleep(0.5)  # so that they are at work, or about to
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
         _, errors = process.communicate(timeout=20)
     assert process.returncode not in (0, None)

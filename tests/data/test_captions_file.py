@@ -122,3 +122,12 @@ def test_as_hugging_face_reads_it(tmp_path, monkeypatch):
         "imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert sorted(zip(rows["text"], rows["captioner"], strict=True)) == [("by hand", None), ("made", "test")]
+
+
+def test_nothing_is_written_through_a_link_out_of_the_folder(tmp_path):
+    folder = photo_folder(tmp_path / "set", 1, captions=False)
+    (tmp_path / "other.jsonl").write_bytes(BY_HAND)
+    (folder / "metadata.jsonl").symlink_to(tmp_path / "other.jsonl")
+    with pytest.raises(UserError, match=r"metadata\.jsonl: is a link that leads outside the folder"):
+        add(folder, 0)
+    assert (tmp_path / "other.jsonl").read_bytes() == BY_HAND

@@ -80,7 +80,7 @@ def test_pictograms(tmp_path: Path, times: int) -> None:
             lambda: arasaac.manager(server, tmp_path / "set").ensure(), check, times=times, longest=0.06
         )
     assert num_whole
-    assert num_stopped or times < 100
+    assert num_stopped
 
 
 @pytest.mark.parametrize("times", TIMES)
@@ -106,7 +106,7 @@ def test_coco(tmp_path: Path, times: int) -> None:
             longest=0.06,
         )
     assert num_whole
-    assert num_stopped or times < 100
+    assert num_stopped
 
 
 @pytest.mark.parametrize("times", TIMES)

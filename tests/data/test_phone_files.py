@@ -32,6 +32,45 @@ def with_auxiliary_image(path):
     path.write_bytes(data.replace(alpha, other.ljust(len(alpha), b"\0")))
 
 
+def with_gain_map(path):
+    """A HEIC photo with Apple's gain map. Its type is longer than alpha's, so boxes grow and pixels move."""
+    image = quarters(SIZE).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(SIZE))
+    image.save(path, quality=90)
+    data = bytearray(path.read_bytes())
+    (alpha, _), (_, gain_map) = TYPES["heic"], TYPES["avif"]
+    assert data.count(alpha) == 1
+    at, grown = data.index(alpha), len(gain_map) - len(alpha)
+    for kind in (b"meta", b"iprp", b"ipco", b"auxC"):  # each within the one before
+        add(data, data.rindex(kind, 0, at) - 4, 4, grown)
+    move_pixels(data, data.index(b"iloc"), grown)
+    data[at : at + len(alpha)] = gain_map
+    path.write_bytes(data)
+
+
+def move_pixels(data, iloc, distance):
+    """Adds to the places of all items that lie in the file itself (ISO/IEC 14496-12, 8.11.3)."""
+    version, sizes = data[iloc + 4], data[iloc + 8]
+    offset_size, length_size, base_size = sizes >> 4, sizes & 15, data[iloc + 9] >> 4
+    assert version in (0, 1)
+    assert base_size in (0, 4)
+    place = iloc + 12
+    for _ in range(int.from_bytes(data[iloc + 10 : place], "big")):
+        is_in_file = version == 0 or data[place + 3] & 15 == 0
+        place += (4 if version == 0 else 6) + base_size
+        num_extents = int.from_bytes(data[place : place + 2], "big")
+        place += 2
+        for _ in range(num_extents):
+            if is_in_file:
+                add(data, place, offset_size, distance)
+            place += offset_size + length_size
+
+
+def add(data, place, size, number):
+    value = int.from_bytes(data[place : place + size], "big") + number
+    data[place : place + size] = value.to_bytes(size, "big")
+
+
 def is_like_the_quarters(image):
     corners = [image.getpixel(place) for place in ((5, 5), (120, 5), (5, 58), (120, 58))]
     return np.abs(np.subtract(corners, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)])).max() < 14
@@ -44,6 +83,15 @@ def test_auxiliary_images_are_no_part_of_the_picture(tmp_path, suffix):
     image = load_image(path)
     assert image.size == (read_header(path).width, read_header(path).height) == SIZE
     assert is_like_the_quarters(image)
+
+
+def test_a_gain_map_is_no_part_of_the_picture(tmp_path, monkeypatch):
+    with_gain_map(tmp_path / "photo.heic")
+    assert is_like_the_quarters(load_image(tmp_path / "photo.heic"))
+    assert read_header(tmp_path / "photo.heic").width == SIZE[0]
+    monkeypatch.setattr(pillow_heif.options, "AUX_IMAGES", True)
+    found = pillow_heif.open_heif(tmp_path / "photo.heic").info["aux"]
+    assert list(found) == [TYPES["avif"][1].decode()]
 
 
 def test_the_auxiliary_image_is_a_depth_map(tmp_path, monkeypatch):

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.preflight import check_dataset
-from src.data.readers.common import list_images
+from src.data.readers.common import scan
 from src.data.readers.imagefolder import read_imagefolder
 from src.data.readers.subject import read_subject
 from src.data.readers.templates import check_template, fill
+from src.data.records import ReadResult
 from src.data.sources.huggingface_rows import _caption, _write_image
 from src.errors import UserError
 from tests.data.pictures import noise_image
@@ -146,7 +147,7 @@ def watched():
     OPENED.clear()
     WATCHING.append(True)
     try:
-        yield
+        yield OPENED
     finally:
         WATCHING.clear()
 
@@ -183,6 +184,21 @@ def snapshot(folder: Path) -> dict[str, bytes | str]:
 
 
 def read(reader, folder: Path) -> None:
+    result = look(reader, folder)
+    if result is None:
+        return
+    assert len({record.id for record in result.records}) == len(result.records)
+    with contextlib.suppress(UserError):
+        report = check_dataset(result, resolution=(8, 8), needs_split=False, on_problem="skip")
+        kept = {record.path for record in report.records}
+        left_out = {image for problem in report.problems for image in problem.images}
+        # None gets lost without a word, none is both.
+        assert kept | left_out == set(scan(folder).images.values())
+        assert not kept & left_out
+
+
+def look(reader, folder: Path) -> ReadResult | None:
+    """What a reader finds, which is looked at from all sides; None if it refuses the folder."""
     before = snapshot(folder)
     result = None
     with watched(), contextlib.suppress(UserError):
@@ -191,27 +207,20 @@ def read(reader, folder: Path) -> None:
     assert seen == []
     assert snapshot(folder) == before
     if result is None:
-        return
+        return None
     root = folder.resolve()
     for record in result.records:
         assert record.path.resolve().is_relative_to(root)
         assert record.caption == " ".join(record.caption.split()) != ""
         record.caption.encode()
         record.id.encode()
-    assert len({record.id for record in result.records}) == len(result.records)
     for problem in result.problems:
         assert "\n" not in str(problem)
         assert len(str(problem)) < 2000
         str(problem).encode()
     with contextlib.suppress(UserError):
         check_dataset(result, resolution=(8, 8))
-    with contextlib.suppress(UserError):
-        report = check_dataset(result, resolution=(8, 8), needs_split=False, on_problem="skip")
-        kept = {record.path for record in report.records}
-        left_out = {image for problem in report.problems for image in problem.images}
-        # None gets lost without a word, none is both.
-        assert kept | left_out == set(list_images(folder).values())
-        assert not kept & left_out
+    return result
 
 
 FEW = settings(max_examples=150, deadline=None)

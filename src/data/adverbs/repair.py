@@ -88,7 +88,9 @@ def opens_sentence(caption: str, start: int) -> bool:
 
 def drop_brackets(before: str, after: str) -> tuple[str, str]:
     """Drops brackets or quotation marks that enclose nothing any more."""
-    if before[-1:] + after[:1] in _PAIRS:
+    # Two words would become one: these marks enclose nothing, they stand within words.
+    joins_words = before[-2:-1].isalnum() and after[1:2].isalnum()
+    if before[-1:] + after[:1] in _PAIRS and not joins_words:
         return before[:-1], after[1:]
     return before, after
 
