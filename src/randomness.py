@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,9 +26,29 @@ def address_seed(*parts: int | str) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        data = f"{type(part).__name__}:{part}".encode()
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
+        _add(digest, part)
+    return _seed_of(digest)
+
+
+def address_seeds(*parts: int | str, each: Sequence[str]) -> list[int]:
+    """The seeds of addresses that differ in their last part only, faster than one after the other."""
+    common = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        _add(common, part)
+    seeds = []
+    for part in each:
+        digest = common.copy()
+        _add(digest, part)
+        seeds.append(_seed_of(digest))
+    return seeds
+
+
+def _add(digest: hashlib.blake2b, part: int | str) -> None:
+    data = f"{type(part).__name__}:{part}".encode()
+    digest.update(len(data).to_bytes(8, "little") + data)
+
+
+def _seed_of(digest: hashlib.blake2b) -> int:
     return int.from_bytes(digest.digest(), "little") >> (64 - _SEED_BITS)
 
 

@@ -174,9 +174,12 @@ class EncodedDataset:
         seen: set[str] = set()
         missing = []
         for record in records:
-            keys = {n: self.reader.latent_key(record.id, n) for n in range(self.reader.num_variants)}
-            numbers = [n for n, key in keys.items() if key not in seen and not cache.claim(key)]
-            seen.update(keys.values())
+            numbers = []
+            for number in range(self.reader.num_variants):
+                key = self.reader.latent_key(record.id, number)
+                if key not in seen and not cache.claim(key):
+                    numbers.append(number)
+                seen.add(key)
             if numbers:
                 missing.append((record, numbers))
         return missing

@@ -1,5 +1,8 @@
 """Posteriors of the VAE on disk: mean and standard deviation of each variant of each image, made once."""
 
+import functools
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +50,18 @@ class VariantKey:
     crop_number: int = 0
 
     def hash(self, sha256: str) -> str:
-        """The key of this variant of the image with this content."""
-        place = (self.crop_seed, self.crop_number) if self.crop == "random" else ()
-        parts = (*self.size, self.crop, int(self.flip), *self.background, *place)
-        return entry_key(PIXELS_VERSION, sha256, *parts)
+        """The key of this variant of the image with this content: an `entry_key`."""
+        before, after = _around_content(self)
+        return hashlib.sha256(f"{before}{sha256}{after}".encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _around_content(variant: VariantKey) -> tuple[str, str]:
+    """What the images of a set have in common of the text that their keys are hashes of."""
+    place = (variant.crop_seed, variant.crop_number) if variant.crop == "random" else ()
+    parts = (*variant.size, variant.crop, int(variant.flip), *variant.background, *place)
+    before, after = json.dumps((PIXELS_VERSION, "|", *parts)).split("|")
+    return before, after
 
 
 class LatentCache:

@@ -1,9 +1,10 @@
 """The order of samples: a function of (seed, pass, ids), so that a position is all a resumed run needs."""
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from src.randomness import address_seed
+from src.randomness import address_seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,9 @@ class MicroBatch:
 
 def pass_order(ids: Sequence[str], *, seed: int, pass_number: int) -> list[str]:
     """The order of one pass; it does not depend on the order of `ids`, on batches or on ranks."""
-    return sorted(ids, key=lambda id: (address_seed(seed, "order", pass_number, id), id))
+    return [
+        id for _, id in sorted(zip(address_seeds(seed, "order", pass_number, each=ids), ids, strict=True))
+    ]
 
 
 def micro_batches(
@@ -96,7 +99,8 @@ def num_micro_batches(
     ids: Sequence[str], *, global_batch_size: int, bucket_of: Mapping[str, Hashable] | None = None
 ) -> int:
     """Micro-batches in one pass; the same for every pass."""
-    return len(_batches(ids, global_batch_size, bucket_of))
+    in_bucket = Counter(None if bucket_of is None else bucket_of[id] for id in ids)
+    return sum(-(-count // global_batch_size) for count in in_bucket.values())
 
 
 def _after(pass_number: int, index: int, *, is_last: bool) -> Position:

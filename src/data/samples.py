@@ -69,17 +69,23 @@ class SampleReader:
         self._seed = seed
         self._crop_seed = crop_seed
         self._background = background
+        # The images of a size share theirs.
+        self._variant_keys: dict[tuple[tuple[int, int], int], VariantKey] = {}
 
     def variant_key(self, id: str, number: int) -> VariantKey:
         """What the pixels of a record's variant depend on."""
-        return VariantKey(
-            size=self.sizes[id],
-            crop=self._crop,
-            flip=self._flip and number % 2 == 1,
-            background=self._background,
-            crop_seed=self._crop_seed,
-            crop_number=number,
-        )
+        size = self.sizes[id]
+        key = self._variant_keys.get((size, number))
+        if key is None:
+            key = self._variant_keys[size, number] = VariantKey(
+                size=size,
+                crop=self._crop,
+                flip=self._flip and number % 2 == 1,
+                background=self._background,
+                crop_seed=self._crop_seed,
+                crop_number=number,
+            )
+        return key
 
     def latent_key(self, id: str, number: int) -> str:
         """The key of a record's variant in the latent cache."""

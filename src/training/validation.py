@@ -16,7 +16,7 @@ from src.diffusion.loss import per_sample_loss
 from src.diffusion.noise import addressed_noise
 from src.diffusion.targets import add_noise, training_target
 from src.diffusion.timesteps import validation_timesteps
-from src.randomness import address_seed
+from src.randomness import address_seeds
 from src.training.objective import Tokenize, conditions, to_device
 from src.training.observers import Guard
 from src.training.state import ValidationResult
@@ -155,5 +155,5 @@ def _chunks(rows: Iterable[int], sizes: Sequence[Hashable], length: int) -> Iter
 
 def select_images(ids: Sequence[str], *, num_images: int, seed: int) -> list[str]:
     """The first images by the order of their addresses: the same whatever else is in the set's listing."""
-    ordered = sorted(ids, key=lambda sample_id: (address_seed(seed, "validation", sample_id), sample_id))
+    ordered = [id for _, id in sorted(zip(address_seeds(seed, "validation", each=ids), ids, strict=True))]
     return ordered[:num_images]

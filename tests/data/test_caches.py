@@ -1,5 +1,8 @@
+import hashlib
+import json
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src import files
+from src.data.images import PIXELS_VERSION
 from src.data.latent_cache import LatentCache, LatentEntry, VariantKey, latent_entry_bytes
 from src.data.tensor_store import TensorStore, entry_key
 from src.data.text_cache import TextCache, TextEntry, text_entry_bytes
@@ -156,3 +160,21 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(tmp_path, monkeypatch):
 
 def test_keys_hold_their_parts_apart():
     assert len({entry_key("a", "bc"), entry_key("ab", "c"), entry_key(1), entry_key("1"), entry_key()}) == 5
+
+
+def test_keys_are_what_they_always_were():
+    """Hashes of JSON, whoever computes them: entries from before are found."""
+
+    def key(*parts):
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    for parts in (("",), ('a "red"\ttoy\n', -3), ("Hündchen 狗", "x\\y", 0), ()):
+        assert entry_key(*parts) == key(*parts)
+    variant = VariantKey(
+        size=(32, 24), crop="random", flip=True, background=(1, 2, 3), crop_seed=7, crop_number=5
+    )
+    own = (32, 24, "random", 1, 1, 2, 3, 7, 5)
+    assert variant.hash("ab" * 32) == key(PIXELS_VERSION, "ab" * 32, *own)
+    assert replace(variant, crop="center").hash("cd") == key(
+        PIXELS_VERSION, "cd", 32, 24, "center", *own[3:-2]
+    )

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.order import Position, micro_batches, num_micro_batches, pass_order, rank_share
+from src.randomness import address_seed, address_seeds
 
 IDS = st.integers(1, 23).map(lambda number: [f"id {n}" for n in range(number)])
 
@@ -99,3 +100,16 @@ def test_one_bucket_is_the_same_as_none():
 def test_an_empty_dataset_is_our_own_mistake():
     with pytest.raises(AssertionError):
         next(micro_batches([], seed=0, global_batch_size=1, start=Position()))
+
+
+def test_many_addresses_have_the_seeds_of_each():
+    ids = ["a", "b c", "", "1"]
+    assert address_seeds(3, "order", 1, each=ids) == [address_seed(3, "order", 1, id) for id in ids]
+
+
+@pytest.mark.parametrize("bucket_of", [None, {str(n): n % 3 for n in range(20)}])
+def test_batches_are_counted_without_making_them(bucket_of):
+    ids = [str(n) for n in range(20)]
+    plan = micro_batches(ids, seed=0, global_batch_size=4, start=Position(), bucket_of=bucket_of)
+    in_first_pass = [batch for batch in islice(plan, 20) if batch.position.pass_number == 0]
+    assert num_micro_batches(ids, global_batch_size=4, bucket_of=bucket_of) == len(in_first_pass)
