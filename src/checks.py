@@ -46,3 +46,23 @@ def require_web_address(key: str, value: Any) -> None:
             f"{key}={redact_text(str(value))} must be an address that begins with https:// or http://, "
             "with a host and, if any, a port that is a number."
         )
+
+
+def require_whole_number(key: str, value: Any, *, least: int, most: int | None = None) -> None:
+    """Refuses what is no whole number between `least` and `most`."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        limit = f"of at least {least}" if most is None else f"between {least} and {most}"
+        raise UserError(f"{key}={value} must be a whole number {limit}.")
+
+
+def require_flag(key: str, value: Any) -> None:
+    """Refuses what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise UserError(f"{key}={value} must be true or false.")
+
+
+def require_words(key: str, value: Any) -> None:
+    """Refuses what is no list of texts."""
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) and word for word in value):
+        raise UserError(f"{key}={value} must be a list of words, such as {key}=[one,two].")

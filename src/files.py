@@ -1,16 +1,21 @@
 """Files that are whole or absent, and checks of the folders they go to."""
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
 
 _CHUNK = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 def _read_umask() -> int:
@@ -122,3 +127,17 @@ def require_writable(folder: Path) -> None:
             f"Cannot write to the folder {folder} ({error.strerror}). "
             "Choose another one (paths.output_dir, paths.cache_dir) or change its permissions."
         ) from error
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Waits until no other process is in here with this lock file, which is left behind.
+
+    Some network file systems have no such locks; then a warning asks the user to see to it.
+    """
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            _log.warning("%s cannot be locked: start no other run that writes there.", lock.parent)
+        yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from src.data.checks import require_whole_number
+from src.checks import require_whole_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

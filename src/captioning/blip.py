@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from src.captioning.base import Captioner, Failure, Subject
-from src.data.checks import require_whole_number
+from src.checks import require_whole_number
 from src.data.readers.templates import check_template
 from src.errors import UserError
 from src.words import article

@@ -21,7 +21,7 @@ from src.captioning.llm_answer import (
 )
 from src.captioning.llm_client import KEY_VARIABLE, Answer, LlmClient
 from src.captioning.llm_cost import Cost
-from src.data.checks import require_web_address, require_whole_number
+from src.checks import require_web_address, require_whole_number
 from src.data.fetch_http import Retries
 from src.errors import UserError
 

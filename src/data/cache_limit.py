@@ -114,7 +114,9 @@ def _is_held(path: Path) -> bool:
         # To share it needs no right to write, also where locks are those of NFS.
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+    except FileNotFoundError:
+        raise
+    except OSError:  # it is, or nobody can tell: of another user, or on a file system without locks
         return True
     return False
 

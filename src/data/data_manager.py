@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -292,13 +291,7 @@ class DataManager:
     def _alone(self) -> Iterator[None]:
         """One process at a time: jobs of a sweep start together and want the same data."""
         require_writable(self.path.parent)
-        lock = self._beside("lock")
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
-                # Some network file systems have no such locks.
-                _log.warning("%s cannot be locked: start no other run that fetches to it.", self.path.parent)
+        with one_at_a_time(self._beside("lock")):
             yield
 
     def _beside(self, purpose: str) -> Path:

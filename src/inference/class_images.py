@@ -1,7 +1,6 @@
 """Class images for prior preservation, drawn by the base model once and kept."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import re
@@ -107,8 +106,7 @@ class ClassImageStore:
         numbers = range(group * size, (group + 1) * size)
         with _explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / f".group{group}.lock").open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with one_at_a_time(self.folder / f".group{group}.lock"):
                 # Another process may have drawn them while this one waited.
                 missing = set(numbers) - self._sound(numbers).keys()
                 if missing:

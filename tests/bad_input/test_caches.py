@@ -86,7 +86,7 @@ def test_a_limit_below_the_images_is_refused_before_work(place: Place) -> None:
 
 def test_precision_is_part_of_what_a_run_is(trained: Place) -> None:
     done = trained.run("train", "trainer.resume=auto", "trainer.max_steps=4", "dataset.cache_precision=fp16")
-    assert_refused(done, "dataset.cache_precision (then fp32, now fp16)")
+    assert_refused(done, "dataset.cache_precision (then unset, now fp16)")
 
 
 def test_a_cache_that_filled_up_is_gone_on_with(place: Place, monkeypatch) -> None:

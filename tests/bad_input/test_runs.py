@@ -49,8 +49,10 @@ def test_a_run_that_cannot_be_continued_keeps_its_records(trained: Place, overri
     done = trained.run("train", "trainer.resume=auto", "trainer.max_steps=4", override)
     assert_refused(done, "step_00000002 cannot be continued", part, "run.name")
     after = trained.files()
+    # The file of numbers is opened only where the attempt came as far as the weights.
     appended = {"train/mine/train.log", "train/mine/metrics.jsonl"}
-    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == appended
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed == (appended if "does not fit" in part else set())
     assert trained.run("inference", "adapter.weights=2").code == 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from src.data.checks import require_flag, require_whole_number
+from src.checks import require_flag, require_whole_number
 from src.data.data_manager import PROJECT_ROOT, DataManager
 from src.data.fetch_http import Retries
 from src.data.readers.arasaac import CREDIT, read_arasaac

@@ -1,12 +1,9 @@
 """COCO's captions without adverbs, kept in a file so that only the first start has to make them."""
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +72,8 @@ def captions_without_adverbs(annotations: Path, *, folder: Path, num_processes: 
     if prepared.exists():
         return prepared
     require_writable(folder)
-    with _alone(prepared):
+    # Jobs of a sweep start together and want the same file.
+    with one_at_a_time(prepared.with_suffix(".lock")):
         if not prepared.exists():
             _write(annotations, prepared, made_of=made_of, num_processes=num_processes)
     return prepared
@@ -107,11 +105,3 @@ def _write(annotations: Path, prepared: Path, *, made_of: dict[str, Any], num_pr
         removed.num_would_be_empty,
         prepared,
     )
-
-
-@contextmanager
-def _alone(prepared: Path) -> Iterator[None]:
-    """One process at a time: jobs of a sweep start together and want the same file."""
-    with prepared.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

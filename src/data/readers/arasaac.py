@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.data.checks import require_whole_number
+from src.checks import require_whole_number
 from src.data.readers.captions import caption_fault, shown
 from src.data.readers.common import (
     first_by_hash,

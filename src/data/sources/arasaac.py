@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.checks import require_choice, require_web_address
-from src.data.checks import require_flag, require_whole_number, require_words
+from src.checks import require_choice, require_flag, require_web_address, require_whole_number, require_words
 from src.data.download import download
 from src.data.fetch_http import FetchError, Retries, shown
 from src.data.readers.arasaac import CREDIT, to_pictogram, words_of

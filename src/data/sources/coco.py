@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.checks import require_choice, require_web_address
+from src.checks import require_choice, require_flag, require_web_address, require_words
 from src.data.archives import unpack_zip
-from src.data.checks import require_flag, require_words
 from src.data.download import download, hash_fault
 from src.data.fetch_http import FetchError, Retries
 from src.data.readers.coco import CREDIT
