@@ -50,7 +50,7 @@ class Batch:
     original_sizes: Int[Tensor, "b 2"]
     crop_top_lefts: Int[Tensor, "b 2"]
     target_sizes: Int[Tensor, "b 2"]
-    weights: Float[Tensor, "b"]
+    weights: Float[Tensor, " b"]
     class_images: "Batch | None" = None
 
 

@@ -175,7 +175,7 @@ class Inventory:
         last = min(int(np.searchsorted(freed, num_bytes)), len(order) - 1)
         return self._remove_until(int(self._times[may_go][order[last]]))
 
-    def _may_go(self, before_ns: int | None) -> Bool[np.ndarray, "n"]:
+    def _may_go(self, before_ns: int | None) -> Bool[np.ndarray, " n"]:
         return np.ones_like(self._times, dtype=bool) if before_ns is None else self._times < before_ns
 
     def _remove_until(self, time_ns: int) -> Eviction:

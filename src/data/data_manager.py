@@ -19,7 +19,7 @@ from src.data.fetch_yandex import YANDEX_API
 from src.data.manifest import Manifest
 from src.data.sources.base import Source
 from src.errors import UserError
-from src.files import require_writable, write_json_atomic
+from src.files import one_at_a_time, require_writable, write_json_atomic
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 DEMO_TARGET = "data/demo.dvc"

@@ -19,7 +19,7 @@ class TextEntry:
     """
 
     hidden: Float[Tensor, "t d"]
-    pooled: Float[Tensor, "p"] | None
+    pooled: Float[Tensor, " p"] | None
 
 
 class TextCache:

@@ -18,8 +18,8 @@ def sample_posterior(
 def add_noise(
     latents: Float[Tensor, "b c h w"],
     noise: Float[Tensor, "b c h w"],
-    timesteps: Int[Tensor, "b"],
-    alphas_cumprod: Float[Tensor, "t"],
+    timesteps: Int[Tensor, " b"],
+    alphas_cumprod: Float[Tensor, " t"],
 ) -> Float[Tensor, "b c h w"]:
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon (DDPM, eq. 4)."""
     alpha, sigma = _alpha_sigma(timesteps, alphas_cumprod)
@@ -30,8 +30,8 @@ def training_target(
     prediction_type: str,
     latents: Float[Tensor, "b c h w"],
     noise: Float[Tensor, "b c h w"],
-    timesteps: Int[Tensor, "b"],
-    alphas_cumprod: Float[Tensor, "t"],
+    timesteps: Int[Tensor, " b"],
+    alphas_cumprod: Float[Tensor, " t"],
 ) -> Float[Tensor, "b c h w"]:
     """What the denoiser should say at a timestep.
 
@@ -51,7 +51,7 @@ def training_target(
 
 
 def _alpha_sigma(
-    timesteps: Int[Tensor, "b"], alphas_cumprod: Float[Tensor, "t"]
+    timesteps: Int[Tensor, " b"], alphas_cumprod: Float[Tensor, " t"]
 ) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
     alpha_bar = alphas_cumprod[timesteps][:, None, None, None]
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5

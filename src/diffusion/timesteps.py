@@ -16,7 +16,7 @@ def addressed_timesteps(
     *,
     seed: int,
     num_train_timesteps: int,
-) -> Int[Tensor, "b"]:
+) -> Int[Tensor, " b"]:
     """Uniform timesteps (DDPM, arXiv 2006.11239, algorithm 1), one addressed draw a sample.
 
     Returns:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import require_free_space, sha256_file, write_bytes_atomic, write_json_atomic
+from src.files import one_at_a_time, require_free_space, sha256_file, write_bytes_atomic, write_json_atomic
 from src.inference.generate import GeneratedImage, generate_planned, plan_images
 from src.inference.grids import png_bytes
 from src.models.base import DiffusionModel

@@ -81,7 +81,7 @@ class Reference:
     """
 
     dino: Float[Tensor, "n d"] | None = None
-    clip_t: Float[Tensor, "n"] | None = None
+    clip_t: Float[Tensor, " n"] | None = None
 
 
 def measure_photos(
@@ -162,8 +162,8 @@ class _Judge:
         self,
         name: str,
         label: str,
-        values: Float[Tensor, "n"],
-        base: Float[Tensor, "n"] | None,
+        values: Float[Tensor, " n"],
+        base: Float[Tensor, " n"] | None,
         ceiling: float | None,
     ) -> Score:
         value = values.mean().item()
@@ -182,7 +182,7 @@ class _Judge:
             gap_closed=scaled(floor, value, ceiling),
         )
 
-    def _interval(self, values: Float[Tensor, "n"]) -> tuple[float | None, float | None]:
+    def _interval(self, values: Float[Tensor, " n"]) -> tuple[float | None, float | None]:
         low, high = bootstrap_interval(values, self.seed, groups=self.prompts)
         return (None, None) if math.isnan(low) else (low, high)
 

@@ -18,7 +18,7 @@ NUM_RESAMPLES = 2000
 _CONFIDENCE = 0.95
 
 
-def mean_cosines(features: Float[Tensor, "n d"], references: Float[Tensor, "m d"]) -> Float[Tensor, "n"]:
+def mean_cosines(features: Float[Tensor, "n d"], references: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
     """Each image's mean cosine with all references."""
     return (features.double() @ references.double().T).mean(dim=1)
 
@@ -33,7 +33,7 @@ def mean_pairwise_cosine(features: Float[Tensor, "n d"], references: Float[Tenso
     return mean_cosines(features, references).mean().item()
 
 
-def mean_self_cosines(features: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+def mean_self_cosines(features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Each image's mean cosine with all others: the diagonal, always one, is left out.
 
     Raises:
@@ -50,7 +50,7 @@ def mean_self_cosine(features: Float[Tensor, "n d"]) -> float:
     return mean_self_cosines(features).mean().item()
 
 
-def paired_cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+def paired_cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """The cosine of each row with its partner. For CLIP images and their prompts this is CLIP-T.
 
     As in DreamBench the plain cosine, between about .2 and .35 for real CLIP models; Hessel et al. 2021
@@ -60,7 +60,7 @@ def paired_cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Ten
 
 
 def bootstrap_interval(
-    values: Float[Tensor, "n"], seed: int, *, groups: Sequence[str] | None = None
+    values: Float[Tensor, " n"], seed: int, *, groups: Sequence[str] | None = None
 ) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of a mean (Efron & Tibshirani 1993, section 13.3).
 
@@ -116,7 +116,7 @@ class Memorisation:
         share_above: the share of images above the threshold; 0.05 is what new photos have.
     """
 
-    nearest: Float[Tensor, "n"]
+    nearest: Float[Tensor, " n"]
     threshold: float
     share_above: float
 

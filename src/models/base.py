@@ -66,7 +66,7 @@ class Denoiser(nn.Module, ABC):
     def forward(
         self,
         noisy: Float[Tensor, "b c h w"],
-        timesteps: Int[Tensor, "b"],
+        timesteps: Int[Tensor, " b"],
         *,
         token_ids: Int[Tensor, "n b t"] | None = None,
         hidden: Float[Tensor, "b t d"] | None = None,
@@ -168,7 +168,7 @@ class DiffusionModel(ABC):
         return value
 
     @property
-    def alphas_cumprod(self) -> Float[Tensor, "t"]:
+    def alphas_cumprod(self) -> Float[Tensor, " t"]:
         """The noise schedule: alpha-bar of each training timestep, fp32 on the CPU."""
         return self.noise_scheduler.alphas_cumprod
 

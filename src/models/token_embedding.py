@@ -26,7 +26,7 @@ class TokenEmbedding(nn.Module):
     the table, and so that saving it needs no bookkeeping.
     """
 
-    def __init__(self, table: nn.Embedding, *, row: Float[Tensor, "d"], token_id: int) -> None:
+    def __init__(self, table: nn.Embedding, *, row: Float[Tensor, " d"], token_id: int) -> None:
         super().__init__()
         self.table = table
         self.row = nn.Parameter(row)
@@ -49,7 +49,7 @@ def add_placeholder(
     placeholder: str,
     *,
     initializer_word: str | None = None,
-    rows: Sequence[Float[Tensor, "_"]] | None = None,
+    rows: Sequence[Float[Tensor, " _"]] | None = None,
 ) -> dict[str, nn.Parameter]:
     """Gives every tokenizer and text encoder the new token.
 
@@ -116,7 +116,7 @@ def _extend(tokenizer: CLIPTokenizer, placeholder: str) -> tuple[CLIPTokenizer, 
     return extended, token_id
 
 
-def _initial_row(tokenizer: CLIPTokenizer, table: nn.Embedding, word: str | None) -> Float[Tensor, "d"]:
+def _initial_row(tokenizer: CLIPTokenizer, table: nn.Embedding, word: str | None) -> Float[Tensor, " d"]:
     ids = tokenizer(word or "").input_ids[1:-1]
     if not ids:
         raise UserError(

@@ -27,8 +27,8 @@ class StepRecord:
 
     before: TrainState
     ids: tuple[tuple[str, ...], ...]
-    timesteps: tuple[Int[Tensor, "_"], ...]
-    losses: tuple[Float[Tensor, "_"], ...]
+    timesteps: tuple[Int[Tensor, " _"], ...]
+    losses: tuple[Float[Tensor, " _"], ...]
 
 
 def describe_bad(record: StepRecord) -> list[str]:

@@ -29,8 +29,8 @@ class MicroLoss:
     """
 
     total: Float[Tensor, ""]
-    per_sample: Float[Tensor, "b"]
-    timesteps: Int[Tensor, "b"]
+    per_sample: Float[Tensor, " b"]
+    timesteps: Int[Tensor, " b"]
 
 
 class Objective:
@@ -48,7 +48,7 @@ class Objective:
         self,
         *,
         prediction_type: str,
-        alphas_cumprod: Float[Tensor, "t"],
+        alphas_cumprod: Float[Tensor, " t"],
         min_snr_gamma: float | None,
         seed: int,
         tokenize: Tokenize,

@@ -96,7 +96,7 @@ class OptimizerStep:
         # The first bad step, -1 for none. It stays on the device, like everything it is computed from.
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=accelerator.device)
 
-    def take(self, before: TrainState, shares: Sequence[Share]) -> Float[Tensor, "k"]:
+    def take(self, before: TrainState, shares: Sequence[Share]) -> Float[Tensor, " k"]:
         """Takes one step on an accumulation group.
 
         Args:
@@ -158,7 +158,7 @@ class OptimizerStep:
             self._accelerator.backward(scaled)
         return loss
 
-    def _clip(self) -> Float[Tensor, "k"]:
+    def _clip(self) -> Float[Tensor, " k"]:
         """Clips the gradients; returns the norms before that, in total and of each group."""
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.unscale_(self._optimizer.optimizer)
@@ -176,7 +176,7 @@ class OptimizerStep:
             clip_grads_with_norm_(everything, self._max_grad_norm, total)
         return torch.cat([total[None], norms])
 
-    def _step(self, step: int, losses: Float[Tensor, "l"], norms: Float[Tensor, "k"]) -> None:
+    def _step(self, step: int, losses: Float[Tensor, " l"], norms: Float[Tensor, " k"]) -> None:
         is_finite = torch.isfinite(losses).all()
         if self._accelerator.scaler is None:
             is_finite = is_finite & torch.isfinite(norms[0])

@@ -20,7 +20,7 @@ class RunningMeans:
         self._sums = torch.zeros(len(self.names), device=device)
         self._num_finite = torch.zeros(len(self.names), device=device)
 
-    def add(self, values: Float[Tensor, "k"]) -> None:
+    def add(self, values: Float[Tensor, " k"]) -> None:
         """Adds the scalars of one step."""
         is_finite = values.isfinite()
         self._sums += torch.where(is_finite, values, 0.0)

@@ -66,7 +66,7 @@ class Validator:
         held_out: ImageSet,
         train: ImageSet,
         prediction_type: str,
-        alphas_cumprod: Float[Tensor, "t"],
+        alphas_cumprod: Float[Tensor, " t"],
         tokenize: Tokenize,
         num_timesteps: int,
         max_images: int,

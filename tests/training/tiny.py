@@ -51,7 +51,7 @@ class TinyDenoiser(nn.Module):
     def forward(
         self,
         noisy: Float[Tensor, "b c h w"],
-        timesteps: Int[Tensor, "b"],
+        timesteps: Int[Tensor, " b"],
         *,
         token_ids: Int[Tensor, "n b t"] | None = None,
         hidden: Float[Tensor, "b t d"] | None = None,

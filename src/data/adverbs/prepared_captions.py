@@ -11,7 +11,7 @@ from src.data.adverbs.removal import RULES_VERSION, remove_adverbs_from_all
 from src.data.adverbs.tagger import tagger_version
 from src.data.readers.common import MAX_CAPTION
 from src.errors import UserError
-from src.files import require_writable, sha256_file, write_bytes_atomic
+from src.files import one_at_a_time, require_writable, sha256_file, write_bytes_atomic
 
 # Each has to load the tagger; more would wait for the one that writes.
 _MAX_PROCESSES = 8

@@ -126,7 +126,7 @@ def object_features(dino: ImageFeatureExtractor) -> dict[str, Float[Tensor, "n d
 
 def is_nearer(
     features: Float[Tensor, "m d"], subject: Float[Tensor, "n d"], others: Mapping[str, Float[Tensor, "k d"]]
-) -> Float[Tensor, "m"]:
+) -> Float[Tensor, " m"]:
     """1 where a picture is more like the subject's photos (mean cosine) than like any other group."""
     rivals = torch.stack([mean_cosines(features, other) for other in others.values()])
     return (mean_cosines(features, subject) > rivals.amax(dim=0)).double()
@@ -143,7 +143,7 @@ class Gap:
     """
 
     photos: Float[Tensor, "n d"]
-    floor: Float[Tensor, "m"]
+    floor: Float[Tensor, " m"]
     ceiling: float
 
     @classmethod
@@ -158,7 +158,7 @@ class Gap:
             ceiling=mean_self_cosine(features),
         )
 
-    def closed(self, features: Float[Tensor, "m d"]) -> Float[Tensor, "m"]:
+    def closed(self, features: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
         """How much of it the adapted model's pictures close: 0 like the base's (same prompt and seed), 1 like
         a photo's."""
         return (mean_cosines(features, self.photos) - self.floor) / (self.ceiling - self.floor.mean())

@@ -60,7 +60,7 @@ def subject_separation(dino: ImageFeatureExtractor, photos: Sequence[Image.Image
     }
 
 
-def roc_auc(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float:
+def roc_auc(positive: Float[Tensor, " n"], negative: Float[Tensor, " m"]) -> float:
     """The chance that a positive's score is above a negative's; ties count half (Hanley & McNeil 1982)."""
     difference = positive[:, None] - negative[None]
     return ((difference > 0).double() + 0.5 * (difference == 0).double()).mean().item()

@@ -87,7 +87,7 @@ def owners(solids: Sequence[Solid], camera: Camera, width: int, height: int) -> 
 
 
 def _visibility(
-    solids: Sequence[Solid], light: Light, points: Vectors, owners: Int16[np.ndarray, "n"]
+    solids: Sequence[Solid], light: Light, points: Vectors, owners: Int16[np.ndarray, " n"]
 ) -> tuple[Scalars, Scalars]:
     """How much of the key light (soft-edged) and of the surroundings' light reaches each point.
 
@@ -134,8 +134,8 @@ def _visibility(
 
 
 def _background_colours(
-    stage: Stage, floor_mean: Vector, points: Vectors, rays: Vectors, owners: Int16[np.ndarray, "n"]
-) -> tuple[Vectors, Vectors, Bool[np.ndarray, "n"]]:
+    stage: Stage, floor_mean: Vector, points: Vectors, rays: Vectors, owners: Int16[np.ndarray, " n"]
+) -> tuple[Vectors, Vectors, Bool[np.ndarray, " n"]]:
     """Colours and normals of floor and backdrop, and which of them shine by themselves (the open air)."""
     colours, normals = np.zeros_like(points), np.zeros_like(points)
     floor, behind = owners == _FLOOR, owners == _BACKDROP
@@ -171,7 +171,7 @@ def _shade(
     camera: Camera,
     rays: Vectors,
     distance: Scalars,
-    owners: Int16[np.ndarray, "n"],
+    owners: Int16[np.ndarray, " n"],
     visibility: tuple[Scalars, Scalars],
 ) -> Vectors:
     """Lambert and Blinn-Phong light of the surfaces met, in linear RGB."""

@@ -16,12 +16,12 @@ _SIZE = 256
 _TABLE = np.random.default_rng(20261120).random(_SIZE * _SIZE, dtype=np.float32)
 
 
-def lattice(i: Int32[np.ndarray, "n"], j: Int32[np.ndarray, "n"], seed: int) -> Plane:
+def lattice(i: Int32[np.ndarray, " n"], j: Int32[np.ndarray, " n"], seed: int) -> Plane:
     """A number in [0, 1) for each cell of an endless grid."""
     return _TABLE[((i * 3 + seed * 71) & 255) * _SIZE + ((j * 5 + seed * 29) & 255)]
 
 
-def cells(x: Plane) -> Int32[np.ndarray, "n"]:
+def cells(x: Plane) -> Int32[np.ndarray, " n"]:
     """The grid cell of each coordinate."""
     return np.floor(x).astype(np.int32)
 

@@ -81,7 +81,7 @@ def train_clip(
 
     places = by_place(world.captions)
 
-    def draw(among: int, random: torch.Generator) -> Int[Tensor, "_"]:
+    def draw(among: int, random: torch.Generator) -> Int[Tensor, " _"]:
         return torch.randint(among, (stage.batch_size // _PLACES_IN_A_BATCH,), generator=random)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ def _some(places: Sequence[Tensor], random: torch.Generator) -> list[Tensor]:
     return [places[k] for k in torch.randint(len(places), (_PLACES_IN_A_BATCH,), generator=random).tolist()]
 
 
-def by_place(captions: Sequence[str]) -> list[Int[Tensor, "_"]]:
+def by_place(captions: Sequence[str]) -> list[Int[Tensor, " _"]]:
     """Positions of the captions that name the same surroundings; of pictograms and the like, which name none,
     in a group of their own."""
     groups: dict[str, list[int]] = {}

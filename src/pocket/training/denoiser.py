@@ -65,7 +65,7 @@ class TextToNoise(nn.Module):
         self.text_encoder = text_encoder
 
     def forward(
-        self, noisy: Float[Tensor, "b c h w"], timesteps: Int[Tensor, "b"], token_ids: Int[Tensor, "b t"]
+        self, noisy: Float[Tensor, "b c h w"], timesteps: Int[Tensor, " b"], token_ids: Int[Tensor, "b t"]
     ) -> Float[Tensor, "b c h w"]:
         """Predicts the noise."""
         hidden = self.text_encoder(token_ids).last_hidden_state
@@ -204,7 +204,7 @@ def train_denoiser(
     token_ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     alphas_cumprod = scheduler.alphas_cumprod.to(device)
 
-    def picked(random: torch.Generator, first: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+    def picked(random: torch.Generator, first: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         if also is None:
             return first
         other = len(world.captions) + torch.randint(len(also.captions), first.shape, generator=random)

@@ -47,7 +47,7 @@ def _flat_colour(solid: Solid) -> np.ndarray:
     return to_srgb(np.array(colour)[None, None])[0, 0] / 255
 
 
-def _parts(solids: Sequence[Solid]) -> Int16[np.ndarray, "n_plus_1"]:
+def _parts(solids: Sequence[Solid]) -> Int16[np.ndarray, " n_plus_1"]:
     """A number for each solid, the same for solids that share their material; the last is for none."""
     numbers: dict[int, int] = {}
     parts = [numbers.setdefault(id(solid.material), len(numbers)) for solid in solids]
