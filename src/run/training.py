@@ -20,6 +20,7 @@ from src.logs import run_log
 from src.models.adapters import TrainableGroup, load_trainable_state
 from src.models.base import DiffusionModel
 from src.models.export import save_adapter
+from src.run.adapter_card import write_adapter_card
 from src.run.build_data import PreparedData, describe, ensure_files, prepare_data, training_size
 from src.run.build_training import (
     build_callbacks,
@@ -103,7 +104,8 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
                 write_records(job, lineage, logger)
             result = loop.fit()
             if is_main and result.received_signal is None:
-                _export(result, model, job, short_form(lineage, job.resolved), logger)
+                metadata = short_form(lineage, job.resolved)
+                _export(result, model, config=config, job=job, metadata=metadata, logger=logger)
             agreement.wait()
             logger.close("completed" if result.received_signal is None else "aborted", result.stop_reason)
         outcome = _outcome(result, callbacks, seconds=time.monotonic() - started)
@@ -170,17 +172,26 @@ def _describe_model(
 
 
 def _export(
-    result: TrainResult, model: DiffusionModel, job: Job, metadata: dict[str, str], logger: MultiLogger
+    result: TrainResult,
+    model: DiffusionModel,
+    *,
+    config: TrainConfig,
+    job: Job,
+    metadata: dict[str, str],
+    logger: MultiLogger,
 ) -> None:
     """Hands over the best adapter: the run's `adapter/` folder."""
     chosen = result.best_checkpoint or result.checkpoint
     if chosen is None:
         return
     load_trainable_state(model, load_checkpoint(chosen).tensors["weights"])
-    step = str(result.step if result.best is None else result.best.step)
-    folder = job.run_dir / "adapter"
-    save_adapter(model, folder, metadata={**metadata, "darkroom.step": step})
-    logger.log_model("adapter", folder, {**metadata, "darkroom.step": step})
+    best, folder = result.best, job.run_dir / "adapter"
+    metadata = {**metadata, "darkroom.step": str(result.step if best is None else best.step)}
+    save_adapter(model, folder, metadata=metadata)
+    write_adapter_card(
+        folder, config, metadata, architecture=model.architecture, loss=None if best is None else best.value
+    )
+    logger.log_model("adapter", folder, metadata)
 
 
 def _outcome(result: TrainResult, callbacks: Sequence[Callback], *, seconds: float) -> Outcome:
