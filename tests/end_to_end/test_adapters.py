@@ -119,8 +119,8 @@ def assert_same(drawn: dict[str, np.ndarray], folder: Path) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("lora", "default", "pivotal", "lora_text", "sdxl_pivotal"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sdxl", "sdxl_text")),
+        *("lora", "default", "pivotal", "sdxl_pivotal"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora_text", "sdxl", "sdxl_text")),
     ],
 )
 def test_plain_diffusers_draws_the_same_pixels(bench: Bench, run_of, kind: str) -> None:

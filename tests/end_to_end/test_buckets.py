@@ -16,6 +16,7 @@ FEW = (
 BUCKETS = ("dataset.buckets.enabled=true", "dataset.crop=random", "dataset.flip=true", *FEW)
 
 
+@pytest.mark.slow
 def test_a_run_in_buckets_goes_on_exactly_and_with_no_other_rules(bench: Bench, tmp_path: Path) -> None:
     run = bench.train("buckets", "model=pocket_sdxl", *BUCKETS)
     lineage = json.loads((run / "lineage.json").read_text())
