@@ -136,6 +136,7 @@ def test_plain_diffusers_draws_the_same_pixels(bench: Bench, run_of, kind: str) 
     assert not same_pixels(folder / "images" / "base", folder / "images" / "adapted")
 
 
+@pytest.mark.slow
 def test_a_fully_trained_model_is_a_plain_diffusers_folder(bench: Bench, run_of) -> None:
     run = run_of("full")
     for weights in (run / "adapter", run):  # the export, and the checkpoint behind it

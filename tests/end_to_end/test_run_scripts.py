@@ -172,6 +172,7 @@ def test_observers_do_not_touch(ready: Clone, trained: str, tmp_path: Path) -> N
     assert_same_tensors(observed / lora, bare / lora)
 
 
+@pytest.mark.slow
 def test_a_folder_of_sdxl_needs_no_further_word(ready: Clone, tmp_path: Path) -> None:
     base, output = tmp_path / "models" / "mine", f"paths.output_dir={tmp_path / 'outputs'}"
     shutil.copytree(ready.folder / "assets" / "pocket" / "sdxl", base)
