@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
 from PIL import Image
 from safetensors import safe_open
