@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from src.data.archives import Limits, merge, settle
+from src.data.archives import Limits
 from src.data.fetch_dvc import Tracked, few, files_below, pull, read_dvc_file, verify
 from src.data.fetch_http import FetchError, Retries
 from src.data.fetch_url import fetch_url
 from src.data.fetch_yandex import YANDEX_API
 from src.data.manifest import Manifest
 from src.data.sources.base import Source
+from src.data.whole_folders import merge, settle
 from src.errors import UserError
 from src.files import one_at_a_time, require_writable, write_json_atomic
 

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from src.data.archives import settle, working_folder
 from src.data.images import IMAGE_SUFFIXES, Colour, load_image
 from src.data.records import Record
 from src.data.split import TRAIN, VALIDATION, Split
+from src.data.whole_folders import settle, working_folder
 from src.errors import UserError
 from src.files import require_writable, write_text_atomic
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from src.data.archives import Limits, UnusableArchive, extract_archive, settle
+from src.data.archives import Limits, UnusableArchive, extract_archive
 from src.data.download import download, hash_fault, part_files, source_key
 from src.data.fetch_http import FetchError, Retries, shown
 from src.data.fetch_yandex import PublicFile, download_public_file, is_yandex_link, list_public_files
+from src.data.whole_folders import settle
 from src.files import require_free_space, sha256_file
 
 

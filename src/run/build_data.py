@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.config.checks import parse_size
-from src.config.schema import DatasetConfig, TrainConfig
+from src.config.dataset_schema import DatasetConfig
+from src.config.schema import TrainConfig
 from src.config.targets import build
 from src.data.buckets import BucketRules, bucket_rules, describe_buckets
 from src.data.data_manager import DataManager

@@ -7,7 +7,8 @@ from pathlib import Path
 from src.captioning.base import Captioner, Subject
 from src.captioning.work import Report, write_captions
 from src.config.cli import EXIT_FAILED, Job, Outcome
-from src.config.schema import DatasetConfig, TrainConfig
+from src.config.dataset_schema import DatasetConfig
+from src.config.schema import TrainConfig
 from src.config.targets import build
 from src.data.captions_file import CaptionsFile, open_captions_file
 from src.data.images import parse_colour

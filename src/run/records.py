@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from src.config.cli import Job, Outcome
-from src.config.schema import ClassImagesConfig, TrainConfig
+from src.config.dataset_schema import ClassImagesConfig
+from src.config.schema import TrainConfig
 from src.data.buckets import bucket_counts
 from src.data.records import Record
 from src.files import read_json, write_json_atomic, write_text_atomic

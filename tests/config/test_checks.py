@@ -2,7 +2,7 @@ import pytest
 
 from src.checks import is_web_address, require_choice, require_web_address
 from src.config.checks import parse_size, require_positive
-from src.config.schema import DatasetConfig
+from src.config.dataset_schema import DatasetConfig
 from src.errors import UserError
 
 

@@ -1,10 +1,9 @@
 import pytest
 
+from src.config.dataset_schema import BucketsConfig, DatasetConfig
 from src.config.schema import (
     AdapterConfig,
     AdapterSourceConfig,
-    BucketsConfig,
-    DatasetConfig,
     InferenceConfig,
     ModelConfig,
     RunConfig,

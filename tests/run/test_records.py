@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from src.config.build import PROJECT_ROOT, check_config, register
 from src.config.cli import Job
-from src.config.schema import BucketsConfig, DatasetConfig
+from src.config.dataset_schema import BucketsConfig, DatasetConfig
 from src.config.sweep import write_row
 from src.errors import UserError
 from src.files import write_json_atomic
