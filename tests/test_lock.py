@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
     "requirements.txt": {"main"},
-    "requirements-extras.txt": {"main", "sweep", "wandb", "huggingface", "caption"},
-    "requirements-dev.txt": {"main", "sweep", "wandb", "huggingface", "caption", "dev"},
+    "requirements-extras.txt": {"main", "sweep", "wandb", "huggingface", "caption", "bitsandbytes"},
+    "requirements-dev.txt": {"main", "sweep", "wandb", "huggingface", "caption", "bitsandbytes", "dev"},
 }
 LINUX = {
     "sys_platform": "linux",
