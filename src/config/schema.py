@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from src.checks import require_choice
+from src.config.adapter_schema import AdapterConfig
 from src.config.checks import (
     expand_home,
     parse_size,
@@ -19,16 +20,14 @@ from src.config.checks import (
 )
 from src.config.choices import (
     ARCHITECTURES,
-    COMPONENT_MODES,
     DEVICES,
     PRECISIONS,
     SAMPLERS,
-    SCHEDULES,
 )
 from src.config.dataset_schema import DatasetConfig
+from src.config.optimizer_schema import OptimizerConfig
+from src.config.trainer_schema import TrainerConfig
 from src.errors import UserError
-
-NUM_TIMESTEPS = 1000  # of the noise schedules of both architectures
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,106 +67,6 @@ class ModelConfig:
         require_at_least("model.max_prompt_chunks", self.max_prompt_chunks, 2)
         self.path = self.path and expand_home(self.path)
         self.vae_path = self.vae_path and expand_home(self.vae_path)
-
-
-@dataclass(slots=True, kw_only=True)
-class TrainerConfig:
-    """The loop."""
-
-    max_steps: int | None = None
-    num_epochs: int | None = None
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 1
-    seed: int = 0
-    resume: str = "never"
-    mixed_precision: str = "auto"
-    device: str = "auto"
-    gradient_checkpointing: bool = False
-    max_grad_norm: float | None = 1.0
-    min_snr_gamma: float | None = 5.0
-    prior_loss_weight: float | None = None
-    caption_dropout: float = 0.0
-    num_workers: int = 0
-    deterministic: bool = False
-    log_every: int = 10
-    save_every: int | None = 100
-    keep_checkpoints: int = 2
-    validate_every: int | None = 100
-    num_validation_timesteps: int = 8
-    max_validation_images: int = 64
-
-    def __post_init__(self) -> None:
-        if self.max_steps is None and self.num_epochs is None:
-            raise UserError("Neither trainer.max_steps nor trainer.num_epochs is set. Set one of them.")
-        for name in (
-            "max_steps",
-            "num_epochs",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "log_every",
-            "save_every",
-            "keep_checkpoints",
-            "validate_every",
-            "num_validation_timesteps",
-            "max_validation_images",
-        ):
-            require_at_least(f"trainer.{name}", getattr(self, name), 1)
-        require_at_least("trainer.seed", self.seed, 0)
-        require_at_least("trainer.num_workers", self.num_workers, 0)
-        require_at_least("trainer.prior_loss_weight", self.prior_loss_weight, 0)
-        require_positive("trainer.max_grad_norm", self.max_grad_norm)
-        require_positive("trainer.min_snr_gamma", self.min_snr_gamma)
-        require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
-        require_between("trainer.num_validation_timesteps", self.num_validation_timesteps, 1, NUM_TIMESTEPS)
-        require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
-        require_choice("trainer.device", self.device, DEVICES)
-
-
-@dataclass(slots=True, kw_only=True)
-class AdapterConfig:
-    """What is trained."""
-
-    unet: str = "lora"
-    text_encoder: str = "frozen"
-    text_encoder_2: str = "frozen"
-    token_embedding: str = "frozen"
-    rank: int = 16
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: list[str] = field(default_factory=list)
-    text_target_modules: list[str] = field(default_factory=list)
-    initializer_word: str = "object"
-
-    def __post_init__(self) -> None:
-        for name in ("unet", "text_encoder", "text_encoder_2"):
-            require_choice(f"adapter.{name}", getattr(self, name), COMPONENT_MODES)
-        require_choice("adapter.token_embedding", self.token_embedding, ("train", "frozen"))
-        require_at_least("adapter.rank", self.rank, 1)
-        require_positive("adapter.alpha", self.alpha)
-        require_between("adapter.dropout", self.dropout, 0.0, 0.99)
-        modes = (self.unet, self.text_encoder, self.text_encoder_2)
-        if all(mode == "frozen" for mode in modes) and self.token_embedding == "frozen":
-            raise UserError(
-                "Everything is frozen, so there is nothing to train. Set adapter.unet=lora, for example."
-            )
-
-
-@dataclass(slots=True, kw_only=True)
-class OptimizerConfig:
-    """The optimiser, its learning rates and their schedule."""
-
-    algorithm: Any = None
-    lr: float = 1e-4
-    lr_text_encoder: float | None = None
-    lr_token_embedding: float | None = None
-    schedule: str = "constant"
-    warmup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "lr_text_encoder", "lr_token_embedding"):
-            require_positive(f"optimizer.{name}", getattr(self, name))
-        require_choice("optimizer.schedule", self.schedule, SCHEDULES)
-        require_at_least("optimizer.warmup_steps", self.warmup_steps, 0)
 
 
 @dataclass(slots=True, kw_only=True)

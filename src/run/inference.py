@@ -15,6 +15,7 @@ from src.loggers.multi import MultiLogger
 from src.logs import run_log
 from src.metrics.evaluate import score_lines
 from src.models.base import DiffusionModel
+from src.run.build_callbacks import build_extractors
 from src.run.build_data import ensure_assets
 from src.run.build_inference import (
     base_architecture,
@@ -26,7 +27,7 @@ from src.run.build_inference import (
     use_prompt_chunks,
     warn_of_other_base,
 )
-from src.run.build_training import DTYPES, build_extractors, load_base
+from src.run.build_model import DTYPES, load_base
 from src.run.records import where_lines, write_config
 from src.run.trackers import open_logger
 from src.training.accelerator import make_accelerator

@@ -21,16 +21,11 @@ from src.models.adapters import TrainableGroup, load_trainable_state
 from src.models.base import DiffusionModel
 from src.models.export import save_adapter
 from src.run.adapter_card import write_adapter_card
+from src.run.build_callbacks import build_callbacks
 from src.run.build_data import PreparedData, describe, ensure_files, prepare_data, training_size
-from src.run.build_training import (
-    build_callbacks,
-    build_trainer,
-    check_optimizer,
-    encode_sides,
-    fix_prompt_chunks,
-    load_base_and_data,
-    prepare_model,
-)
+from src.run.build_model import fix_prompt_chunks, load_base_and_data, prepare_model
+from src.run.build_sides import encode_sides
+from src.run.build_trainer import build_trainer, check_optimizer
 from src.run.records import hashes_of, lineage_of, must_match, where_lines, write_records, write_result
 from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger

@@ -1,14 +1,9 @@
 import pytest
 
+from src.config.adapter_schema import AdapterConfig
 from src.config.dataset_schema import BucketsConfig, DatasetConfig
-from src.config.schema import (
-    AdapterConfig,
-    AdapterSourceConfig,
-    InferenceConfig,
-    ModelConfig,
-    RunConfig,
-    TrainerConfig,
-)
+from src.config.schema import AdapterSourceConfig, InferenceConfig, ModelConfig, RunConfig
+from src.config.trainer_schema import TrainerConfig
 from src.errors import UserError
 
 

@@ -10,7 +10,7 @@ from src.errors import UserError
 from src.files import write_json_atomic
 from src.models.load import load_model
 from src.run import training
-from src.run.build_training import encode_sides
+from src.run.build_sides import encode_sides
 from src.training.accelerator import Agreement, make_accelerator
 from tests.run.test_cache_keys import configuration
 

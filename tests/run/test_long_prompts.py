@@ -19,7 +19,7 @@ from src.models.load import load_model
 from src.run.build_data import prepare_data
 from src.run.build_encoded import encoded_dataset
 from src.run.build_inference import use_prompt_chunks
-from src.run.build_training import fix_prompt_chunks
+from src.run.build_model import fix_prompt_chunks
 from src.run.drawn_class_images import base_and_drawn_images
 from src.run.records import lineage_of
 from src.training.accelerator import Agreement, make_accelerator

@@ -9,7 +9,7 @@ import pytest
 from src.models.load import load_model
 from src.run import build_encoded
 from src.run.build_data import prepare_data
-from src.run.build_training import encode_sides
+from src.run.build_sides import encode_sides
 from src.training.accelerator import Agreement, make_accelerator
 from tests.data.pictures import photo_folder
 from tests.run.test_cache_keys import configuration

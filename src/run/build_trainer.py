@@ -1,0 +1,137 @@
+"""From the configuration to the loop: optimiser, batches, validation, checkpoints."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from src.callbacks.base import Callback
+from src.config.optimizer_schema import OptimizerConfig
+from src.config.schema import TrainConfig
+from src.config.targets import resolve
+from src.data.loader import step_batches
+from src.data.order import Position, num_micro_batches
+from src.errors import UserError
+from src.loggers.multi import MultiLogger
+from src.models.adapters import (
+    TrainableGroup,
+    load_trainable_state,
+    trainable_state,
+)
+from src.models.base import DiffusionModel
+from src.run.build_sides import EncodedSides
+from src.training.checkpoint import Checkpointer
+from src.training.objective import Objective
+from src.training.optimizer_step import Share
+from src.training.optimizers import make_optimizer
+from src.training.plan import Plan
+from src.training.trainer import Trainer
+from src.training.validation import ImageSet, Validator
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Makes the optimiser once for a parameter of no use: its own checks of its settings come before work.
+
+    Raises:
+        UserError: what the optimiser says against them.
+    """
+    algorithm, settings = resolve("optimizer.algorithm", config.algorithm)
+    try:
+        algorithm([torch.nn.Parameter(torch.zeros(1))], lr=config.lr, **settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer.algorithm ({config.algorithm['_target_']}): {error}.") from error
+
+
+def build_trainer(
+    config: TrainConfig,
+    *,
+    accelerator: Accelerator,
+    model: DiffusionModel,
+    groups: Sequence[TrainableGroup],
+    sides: EncodedSides,
+    callbacks: Sequence[Callback],
+    logger: MultiLogger,
+    run_dir: Path,
+    must_match: dict[str, Any],
+) -> Trainer:
+    """Puts the loop together."""
+    trainer, world_size, train = config.trainer, accelerator.num_processes, sides.train
+    algorithm, settings = resolve("optimizer.algorithm", config.optimizer.algorithm)
+    optimizer = make_optimizer(
+        groups,
+        algorithm=functools.partial(algorithm, **settings),
+        lr=config.optimizer.lr,
+        lr_text_encoder=config.optimizer.lr_text_encoder,
+        lr_token_embedding=config.optimizer.lr_token_embedding,
+    )
+    plan = Plan(
+        num_micro_batches=num_micro_batches(
+            train.ids, global_batch_size=trainer.batch_size * world_size, bucket_of=train.sizes
+        ),
+        max_steps=trainer.max_steps,
+        num_epochs=trainer.num_epochs,
+        gradient_accumulation_steps=trainer.gradient_accumulation_steps,
+        schedule=config.optimizer.schedule,
+        warmup_steps=config.optimizer.warmup_steps,
+        log_every=trainer.log_every,
+        validate_every=trainer.validate_every,
+        save_every=trainer.save_every,
+    )
+
+    def batches(start: Position) -> Iterator[Share]:
+        return step_batches(
+            train,
+            seed=trainer.seed,
+            batch_size=trainer.batch_size,
+            start=start,
+            rank=accelerator.process_index,
+            world_size=world_size,
+            num_workers=trainer.num_workers,
+            class_images=sides.class_images,
+        )
+
+    validator = Validator(
+        denoiser=model.denoiser,
+        accelerator=accelerator,
+        held_out=ImageSet(ids=sides.held_out.ids, sizes=sides.held_out.sizes, batch=sides.held_out.batch),
+        train=ImageSet(ids=sides.probe.ids, sizes=sides.probe.sizes, batch=sides.probe.batch),
+        prediction_type=model.prediction_type,
+        alphas_cumprod=model.alphas_cumprod,
+        tokenize=model.tokenize,
+        num_timesteps=trainer.num_validation_timesteps,
+        max_images=trainer.max_validation_images,
+        batch_size=trainer.batch_size,
+        seed=config.dataset.split_seed,
+    )
+    objective = Objective(
+        prediction_type=model.prediction_type,
+        alphas_cumprod=model.alphas_cumprod,
+        min_snr_gamma=trainer.min_snr_gamma,
+        seed=trainer.seed,
+        tokenize=model.tokenize,
+    )
+    return Trainer(
+        plan=plan,
+        accelerator=accelerator,
+        model=model,
+        denoiser=model.denoiser,
+        groups=groups,
+        trainable_state=functools.partial(trainable_state, model),
+        load_trainable_state=functools.partial(load_trainable_state, model),
+        optimizer=optimizer,
+        objective=objective,
+        batches=batches,
+        validator=validator,
+        checkpointer=Checkpointer(run_dir / "checkpoints", keep=trainer.keep_checkpoints),
+        callbacks=callbacks,
+        logger=logger,
+        output_dir=run_dir,
+        seed=trainer.seed,
+        must_match=must_match,
+        max_grad_norm=trainer.max_grad_norm,
+        resume=trainer.resume,
+        prior_loss_weight=trainer.prior_loss_weight,
+    )
