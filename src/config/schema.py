@@ -147,6 +147,11 @@ class TrainConfig:
                 "dataset.class_images.path is set, but class images are not used without "
                 "trainer.prior_loss_weight. Set trainer.prior_loss_weight=1, or take the path away."
             )
+        if self.optimizer.lr_text_encoder_2 is not None and self.adapter.text_encoder_2 == "frozen":
+            raise UserError(
+                f"optimizer.lr_text_encoder_2={self.optimizer.lr_text_encoder_2}, but the second text "
+                "encoder is frozen. Set adapter.text_encoder_2=lora, or optimizer.lr_text_encoder_2=null."
+            )
         if self.model.path is None:
             raise UserError(
                 "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."

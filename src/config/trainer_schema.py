@@ -26,6 +26,7 @@ class TrainerConfig:
     max_grad_norm: float | None = 1.0
     min_snr_gamma: float | None = 5.0
     prior_loss_weight: float | None = None
+    ema_decay: float | None = None
     caption_dropout: float = 0.0
     num_workers: int = 0
     deterministic: bool = False
@@ -57,6 +58,10 @@ class TrainerConfig:
         require_at_least("trainer.prior_loss_weight", self.prior_loss_weight, 0)
         require_positive("trainer.max_grad_norm", self.max_grad_norm)
         require_positive("trainer.min_snr_gamma", self.min_snr_gamma)
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(
+                f"trainer.ema_decay={self.ema_decay} must lie between 0 and 1, such as 0.999; null for none."
+            )
         require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
         require_between("trainer.num_validation_timesteps", self.num_validation_timesteps, 1, NUM_TIMESTEPS)
         require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from src.callbacks.base import Callback
 from src.config.build import PROJECT_ROOT
@@ -30,7 +31,7 @@ from src.run.records import hashes_of, lineage_of, must_match, where_lines, writ
 from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
-from src.training.checkpoint import Checkpointer, load_checkpoint
+from src.training.checkpoint import Checkpointer, judged_weights
 from src.training.must_match import require_continuable
 from src.training.observers import describe as describe_error
 from src.training.resume import resolve as resolve_resume
@@ -179,7 +180,7 @@ def _export(
     chosen = result.best_checkpoint or result.checkpoint
     if chosen is None:
         return
-    load_trainable_state(model, load_checkpoint(chosen).tensors["weights"])
+    load_trainable_state(model, load_file(judged_weights(chosen)))
     best, folder = result.best, job.run_dir / "adapter"
     metadata = {**metadata, "darkroom.step": str(result.step if best is None else best.step)}
     save_adapter(model, folder, metadata=metadata)

@@ -20,6 +20,7 @@ from src.data.order import Position
 from src.loggers.protocol import Logger
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
+from src.training.evaluation_weights import make_evaluation_weights
 from src.training.must_match import Scalar
 from src.training.objective import Objective
 from src.training.observers import Observers, describe
@@ -62,6 +63,7 @@ class Trainer:
         must_match: what a checkpoint must agree in to be continued.
         max_grad_norm: None for no clipping.
         prior_loss_weight: of the class images' loss; None where batches have none.
+        ema_decay: of the moving average of the weights that is judged and handed over; None for none.
         resume: see `resolve`.
     """
 
@@ -88,6 +90,7 @@ class Trainer:
         max_grad_norm: float | None,
         resume: str,
         prior_loss_weight: float | None = None,
+        ema_decay: float | None = None,
     ) -> None:
         self._plan = plan
         self._accelerator = accelerator
@@ -101,6 +104,7 @@ class Trainer:
         self._seed = seed
         self._resume = resume
         wrapped_denoiser, wrapped_optimizer = accelerator.prepare(denoiser, optimizer)
+        self._evaluation = make_evaluation_weights(groups, optimizer=optimizer, ema_decay=ema_decay)
         self._optimizer_step = OptimizerStep(
             accelerator=accelerator,
             denoiser=wrapped_denoiser,
@@ -110,6 +114,7 @@ class Trainer:
             max_grad_norm=max_grad_norm,
             seed=seed,
             num_records=plan.log_every,
+            evaluation=self._evaluation,
             prior_loss_weight=prior_loss_weight,
         )
         self._means = RunningMeans(self._optimizer_step.scalar_names, accelerator.device)
@@ -119,6 +124,7 @@ class Trainer:
             load_trainable_state=load_trainable_state,
             optimizer=optimizer,
             names=parameter_names(groups),
+            evaluation=self._evaluation,
             accelerator=accelerator,
             means=self._means,
             must_match=must_match,
@@ -126,7 +132,7 @@ class Trainer:
         self._saver = Saver(checkpointer, snapshot, accelerator=accelerator, agreement=self._agreement)
         self._signals = StopSignals()
         seen_by = callbacks if accelerator.is_main_process else []
-        self._observers = Observers(seen_by, module=denoiser, seed=seed)
+        self._observers = Observers(seen_by, module=denoiser, seed=seed, evaluation=self._evaluation)
         self._stopwatch = Stopwatch()
         self._state = TrainState()
         self._start_step = 0
@@ -267,7 +273,8 @@ class Trainer:
         self._validated_step = step
         with self._stopwatch.paused():
             try:
-                tables = self._validator.measure()
+                with self._evaluation.applied():
+                    tables = self._validator.measure()
             except Exception as error:
                 failure = error
             if self._agreement.largest(int(failure is not None)):

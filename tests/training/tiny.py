@@ -156,6 +156,7 @@ class Tiny:
     dropout: float = 0.2
     lr: float = 1e-2
     schedule: str = "cosine"
+    ema_decay: float | None = None
     log_every: int = 3
     validate_every: int | None = None
     save_every: int | None = None
@@ -246,6 +247,7 @@ class Tiny:
             max_grad_norm=self.max_grad_norm,
             resume=self.resume,
             prior_loss_weight=self.prior_loss_weight,
+            ema_decay=self.ema_decay,
         )
 
     def validator(self, accelerator: Accelerator, **overrides: Any) -> Validator:
