@@ -65,15 +65,17 @@ class EvaluationWeights(ABC):
         assert not self._is_applied, "evaluation weights are applied already"
         # Copies, not a way back by arithmetic, which would round; and made before, as memory may be short
         # after.
-        kept = [parameter.detach().clone() for parameter in self._named.values()]
+        kept = {name: parameter.detach().clone() for name, parameter in self._named.items()}
         self._is_applied = True
         try:
             yield
         finally:
-            with torch.no_grad():
-                for parameter, value in zip(self._named.values(), kept, strict=True):
-                    parameter.copy_(value)
+            self._put(kept)
             self._is_applied = False
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        torch._foreach_copy_(list(self._named.values()), [values[name] for name in self._named])
 
 
 @final
@@ -132,9 +134,7 @@ class MovingAverage(EvaluationWeights):
     def applied(self) -> Iterator[None]:
         """The model has the average inside."""
         with self._kept():
-            with torch.no_grad():
-                for name, parameter in self._named.items():
-                    parameter.copy_(self._average[name])
+            self._put(self._average)
             yield
 
     def export(self) -> dict[str, Tensor]:

@@ -166,6 +166,10 @@ class Tiny:
     callbacks: Sequence[Callback] = ()
     must_match: Mapping[str, Any] = field(default_factory=dict)
     algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    one_lr: bool = False
+    warmup_steps: int = 2
+    warmup_epochs: float | None = None
+    min_lr_ratio: float = 0.0
     accelerator: Accelerator | None = None
     max_grad_norm: float | None = 1.0
     class_records: list[Record] = field(default_factory=list)
@@ -186,9 +190,8 @@ class Tiny:
         else:
             assert not any(record.caption == NAN_CAPTION for record in self.records)
         groups = [group for group in groups_of(self.denoiser) if group.parameters]
-        self.optimizer = make_optimizer(
-            groups, algorithm=self.algorithm, lr=self.lr, lr_text_encoder=self.lr / 10, lr_token_embedding=0.1
-        )
+        rates = {} if self.one_lr else {"lr_text_encoder": self.lr / 10, "lr_token_embedding": 0.1}
+        self.optimizer = make_optimizer(groups, algorithm=self.algorithm, lr=self.lr, **rates)
         dataset = make_dataset(self.records, text=self.text, buckets=self.buckets)
         class_images = make_dataset(self.class_records, text=self.text) if self.class_records else None
 
@@ -217,7 +220,9 @@ class Tiny:
                 num_epochs=self.num_epochs,
                 gradient_accumulation_steps=self.accumulation,
                 schedule=self.schedule,
-                warmup_steps=2,
+                warmup_steps=self.warmup_steps,
+                warmup_epochs=self.warmup_epochs,
+                min_lr_ratio=self.min_lr_ratio,
                 log_every=self.log_every,
                 validate_every=self.validate_every,
                 save_every=self.save_every,
