@@ -171,7 +171,7 @@ def _import(target: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name != package:
+        if (error.name or "").partition(".")[0] != package:
             raise
         raise UserError(
             f"{target} needs the package {package}, which is not installed. Put DARKROOM_EXTRAS=1 in front "

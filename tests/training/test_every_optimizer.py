@@ -132,7 +132,9 @@ def test_nothing_else_changes_in_the_groups_of_any_optimiser_that_is_allowed(tar
     fixed = {"relative_step": False} if target.endswith("Adafactor") else {}
     groups = groups_of(TinyDenoiser())
     optimizer = make_optimizer(groups, algorithm=partial(algorithm, **fixed), lr=1.0)
-    before = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    before = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
     for group in groups:
         for _, parameter in group.parameters:
             parameter.grad = torch.ones_like(parameter)

@@ -1,5 +1,6 @@
 """The loop with both real architectures in miniature: LoRA, text LoRA and token embedding, also resumed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from src.training.objective import Objective
 from src.training.optimizers import make_optimizer
 from src.training.plan import Plan
 from src.training.trainer import Trainer
+from tests.training.shipped_optimizers import CASES, shipped
 from tests.training.test_resume import KillAt, Losses
 from tests.training.tiny import make_images, same
 
@@ -29,7 +31,17 @@ class Run:
     trainer: Trainer
 
 
-def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Run:
+def _make(
+    pocket: Path,
+    folder: Path,
+    callbacks,
+    *,
+    resume: str = "never",
+    algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    lr: float = 1e-2,
+    ema_decay: float | None = None,
+    max_steps: int = 4,
+) -> Run:
     model = load_model(str(pocket))
     settings = AdapterSettings(
         text_encoder="lora",
@@ -53,7 +65,9 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
     logger.start()
     trainer = Trainer(
         plan=Plan(
-            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2), max_steps=4, log_every=1
+            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2),
+            max_steps=max_steps,
+            log_every=1,
         ),
         accelerator=make_accelerator(device="cpu"),
         model=model,
@@ -61,7 +75,7 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
         groups=groups,
         trainable_state=lambda: trainable_state(model),
         load_trainable_state=lambda state: load_trainable_state(model, state),
-        optimizer=make_optimizer(groups, algorithm=torch.optim.AdamW, lr=1e-2),
+        optimizer=make_optimizer(groups, algorithm=algorithm, lr=lr),
         objective=Objective(
             prediction_type=model.prediction_type,
             alphas_cumprod=model.alphas_cumprod,
@@ -79,6 +93,7 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
         must_match={"base": model.base_hash},
         max_grad_norm=1.0,
         resume=resume,
+        ema_decay=ema_decay,
     )
     return Run(model, trainer)
 
@@ -104,6 +119,23 @@ def test_trains_what_is_asked_for_and_resumes_exactly(pocket, tmp_path) -> None:
     assert resumed.trainer.fit().step == 4
     assert same(trainable_state(unbroken.model), trainable_state(resumed.model))
     assert resumed_losses.logged == losses.logged
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "adamw"])
+def test_every_optimiser_moves_all_of_an_adapter_and_nothing_else(pocket_sd15, tmp_path, case) -> None:
+    """A LoRA's second matrix starts at zero: what scales a step by the size of the weights does not move it."""
+    settings = {
+        name: value for name, value in shipped(case).items() if name in ("algorithm", "lr", "ema_decay")
+    }
+    run = _make(pocket_sd15, tmp_path / "run", [], max_steps=2, **settings)
+    before = {name: p.detach().clone() for name, p in run.model.denoiser.named_parameters()}
+    run.trainer.fit()
+    after = dict(run.model.denoiser.named_parameters())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == set(trainable_state(run.model))
+    if case == "adafactor":
+        second = next(parameter for name, parameter in after.items() if ".lora_B." in name)
+        assert second.abs().max() > 1e-2, "two steps of a rate of 0.01 each"
 
 
 # Losses of steps 1 to 4 and the gradient norm of the last. They change when the arithmetic of training, the
