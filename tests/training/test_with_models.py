@@ -1,7 +1,7 @@
 """The loop with both real architectures in miniature: LoRA, text LoRA and token embedding, also resumed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,7 @@ def _make(
     lr: float = 1e-2,
     ema_decay: float | None = None,
     max_steps: int = 4,
+    caption: str | None = None,
 ) -> Run:
     model = load_model(str(pocket))
     settings = AdapterSettings(
@@ -54,6 +55,8 @@ def _make(
     )
     groups = attach(model, settings, seed=0)
     records = make_images(folder.parent / "images", 5)
+    if caption is not None:
+        records = [replace(record, caption=caption) for record in records]
     dataset = EncodedDataset(
         records,
         hashes={record.id: record.id for record in records},
@@ -127,7 +130,7 @@ def test_every_optimiser_moves_all_of_an_adapter_and_nothing_else(pocket_sd15, t
     settings = {
         name: value for name, value in shipped(case).items() if name in ("algorithm", "lr", "ema_decay")
     }
-    run = _make(pocket_sd15, tmp_path / "run", [], max_steps=2, **settings)
+    run = _make(pocket_sd15, tmp_path / "run", [], max_steps=2, caption="a photo of sksToy", **settings)
     before = {name: p.detach().clone() for name, p in run.model.denoiser.named_parameters()}
     run.trainer.fit()
     after = dict(run.model.denoiser.named_parameters())
