@@ -12,6 +12,7 @@ _PRODIGY = "prodigyopt.Prodigy"
 _SCHEDULE_FREE = "schedulefree.AdamWScheduleFree"
 # Below this Prodigy's own estimate is scaled to nothing: a learning rate that was meant for AdamW.
 _LEAST_PRODIGY_LR = 0.1
+_RATES = ("lr_text_encoder", "lr_text_encoder_2", "lr_token_embedding")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,14 +46,21 @@ class OptimizerConfig:
                 f"optimizer.min_lr_ratio={self.min_lr_ratio} has no effect with optimizer.schedule=constant. "
                 "Set optimizer.schedule=cosine or linear, or optimizer.min_lr_ratio=0."
             )
-        target = self.algorithm.get("_target_") if isinstance(self.algorithm, dict) else None
-        if target == _PRODIGY:
+        if self._target() == _PRODIGY:
             self._check_prodigy()
-        if target == _SCHEDULE_FREE and self.schedule != "constant":
+        if self.averages_weights and self.schedule != "constant":
             raise UserError(
                 f"optimizer.schedule={self.schedule}: schedule-free averages the weights in place of a "
                 "schedule. Set optimizer.schedule=constant; optimizer.warmup_steps is good for it."
             )
+
+    @property
+    def averages_weights(self) -> bool:
+        """Whether the algorithm keeps an average of the weights by itself."""
+        return self._target() == _SCHEDULE_FREE
+
+    def _target(self) -> str | None:
+        return self.algorithm.get("_target_") if isinstance(self.algorithm, dict) else None
 
     def _check_prodigy(self) -> None:
         """Prodigy estimates one step size for all that is trained; its step refuses different rates."""
@@ -67,6 +75,3 @@ class OptimizerConfig:
                     f"optimizer.{name}={getattr(self, name)}: Prodigy has one learning rate for all that is "
                     f"trained. Set optimizer.{name}=null, or choose another optimizer."
                 )
-
-
-_RATES = ("lr_text_encoder", "lr_text_encoder_2", "lr_token_embedding")

@@ -147,6 +147,11 @@ class TrainConfig:
                 "dataset.class_images.path is set, but class images are not used without "
                 "trainer.prior_loss_weight. Set trainer.prior_loss_weight=1, or take the path away."
             )
+        if self.trainer.ema_decay is not None and self.optimizer.averages_weights:
+            raise UserError(
+                f"trainer.ema_decay={self.trainer.ema_decay}: schedule-free averages the weights by itself. "
+                "Set trainer.ema_decay=null, or choose another optimizer."
+            )
         if self.optimizer.lr_text_encoder_2 is not None and self.adapter.text_encoder_2 == "frozen":
             raise UserError(
                 f"optimizer.lr_text_encoder_2={self.optimizer.lr_text_encoder_2}, but the second text "

@@ -199,17 +199,10 @@ def make_evaluation_weights(
     Args:
         groups: what is trained, on its device.
         optimizer: the bare one.
-        ema_decay: of a moving average, None for none.
-
-    Raises:
-        UserError: a moving average of what the optimiser averages already.
+        ema_decay: of a moving average, None for none, as with an optimiser that averages by itself.
     """
     if hasattr(optimizer, "eval"):
-        if ema_decay is not None:
-            raise UserError(
-                f"trainer.ema_decay={ema_decay}: {type(optimizer).__name__} averages the weights by itself. "
-                "Set trainer.ema_decay=null."
-            )
+        assert ema_decay is None, "a moving average of what is averaged already"
         return OptimizersAverage(groups, optimizer=optimizer)
     return TrainingWeights(groups) if ema_decay is None else MovingAverage(groups, decay=ema_decay)
 

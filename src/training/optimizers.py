@@ -95,6 +95,15 @@ def set_learning_rates(optimizer: Optimizer, factor: float) -> dict[str, float]:
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
+def estimated_rates(optimizer: Optimizer) -> dict[str, float]:
+    """What an optimiser finds out about its own step size, for the log; empty for most.
+
+    Prodigy's d: its learning rate is d times that of the schedule, the same for all groups.
+    """
+    first = optimizer.param_groups[0]
+    return {"prodigy/d": float(first["d"])} if "d" in first and "d0" in first else {}
+
+
 def parameter_names(groups: Iterable[ParameterGroup]) -> list[str]:
     """Names in the order in which the optimiser counts its parameters."""
     names = [name for group in groups for name, _ in group.parameters]

@@ -25,7 +25,7 @@ from src.training.must_match import Scalar
 from src.training.objective import Objective
 from src.training.observers import Observers, describe
 from src.training.optimizer_step import OptimizerStep, Share
-from src.training.optimizers import ParameterGroup, parameter_names, set_learning_rates
+from src.training.optimizers import ParameterGroup, estimated_rates, parameter_names, set_learning_rates
 from src.training.plan import Plan, is_due
 from src.training.running_means import RunningMeans
 from src.training.saving import Saver
@@ -255,6 +255,7 @@ class Trainer:
         scalars = {
             **means,
             **{f"lr/{name}": rate for name, rate in rates.items()},
+            **estimated_rates(self._optimizer),
             **self._stopwatch.read(),
         }
         if self._accelerator.scaler is not None:

@@ -159,6 +159,11 @@ def test_the_settings_of_every_optimiser_are_its_own(option):
         check_optimizer(dataclasses.replace(config, algorithm=wrong))
 
 
+def test_two_averages_are_refused():
+    with pytest.raises(UserError, match=r"Set trainer\.ema_decay=null"):
+        checked("train", "optimizer=schedule_free", "trainer.ema_decay=0.9")
+
+
 def test_a_rate_for_what_is_frozen_is_refused():
     with pytest.raises(UserError, match=r"Set adapter\.text_encoder_2=lora"):
         checked("train", "model=sdxl", "optimizer.lr_text_encoder_2=1e-5")

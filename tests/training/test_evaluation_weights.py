@@ -3,14 +3,11 @@
 from dataclasses import replace
 
 import pytest
-import schedulefree
 import torch
 
 from src.callbacks.base import Callback
-from src.errors import UserError
 from src.training.checkpoint import judged_weights, load_checkpoint
-from src.training.evaluation_weights import MovingAverage, ema_decay, make_evaluation_weights
-from src.training.optimizers import make_optimizer
+from src.training.evaluation_weights import MovingAverage, ema_decay
 from tests.training.shipped_optimizers import AVERAGING, shipped
 from tests.training.test_observers import Rude
 from tests.training.test_resume import Losses
@@ -144,13 +141,6 @@ def test_without_an_average_there_is_one_set_of_weights(tiny) -> None:
     checkpoint = run.trainer().fit().checkpoint
     assert not (checkpoint / "evaluation.safetensors").exists()
     assert judged_weights(checkpoint).name == "weights.safetensors"
-
-
-def test_two_averages_are_refused() -> None:
-    groups = groups_of(TinyDenoiser())
-    optimizer = make_optimizer(groups, algorithm=schedulefree.AdamWScheduleFree, lr=1.0)
-    with pytest.raises(UserError, match=r"trainer\.ema_decay=0\.9: AdamWScheduleFree averages"):
-        make_evaluation_weights(groups, optimizer=optimizer, ema_decay=0.9)
 
 
 def test_a_masked_step_leaves_the_average_and_chunks_do_not_matter(monkeypatch) -> None:

@@ -15,7 +15,7 @@ from src.training.optimizers import GROUP_STATE, make_optimizer
 from src.training.snapshot import Snapshot
 from tests.training.shipped_optimizers import AVERAGING, CASES, shipped
 from tests.training.test_optimizer_step import _Scaled, _with_nan
-from tests.training.test_resume import KillAt
+from tests.training.test_resume import KillAt, Losses
 from tests.training.tiny import TinyDenoiser, groups_of, same
 
 
@@ -164,9 +164,11 @@ def test_a_moving_average_that_is_not_in_the_checkpoint_is_missed(tiny) -> None:
 
 
 def test_the_state_in_the_groups_is_plain_json(tiny) -> None:
-    run = tiny(**shipped("prodigy"), max_steps=3)
+    losses = Losses()
+    run = tiny(**shipped("prodigy"), max_steps=3, callbacks=[losses])
     path = run.trainer().fit().checkpoint
     groups = json.loads((path / "loop.json").read_text())["optimizer"]["groups"]
     assert groups.keys() == {"unet_lora", "text_encoder"}
     assert groups["unet_lora"] == groups["text_encoder"]
     assert groups["unet_lora"]["k"] == 3
+    assert losses.logged[3]["prodigy/d"] == groups["unet_lora"]["d"] > 0
