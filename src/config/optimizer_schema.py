@@ -59,8 +59,13 @@ class OptimizerConfig:
         """Whether the algorithm keeps an average of the weights by itself."""
         return self._target() == _SCHEDULE_FREE
 
-    def _target(self) -> str | None:
-        return self.algorithm.get("_target_") if isinstance(self.algorithm, dict) else None
+    @property
+    def class_name(self) -> str:
+        """The algorithm's name without its package."""
+        return self._target().rpartition(".")[2]
+
+    def _target(self) -> str:
+        return self.algorithm.get("_target_", "") if isinstance(self.algorithm, dict) else ""
 
     def _check_prodigy(self) -> None:
         """Prodigy estimates one step size for all that is trained; its step refuses different rates."""

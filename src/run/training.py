@@ -78,7 +78,10 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
         checkpointer = Checkpointer(job.run_dir / "checkpoints", keep=trainer.keep_checkpoints)
         weights = [parameter for group in groups for _, parameter in group.parameters]
-        checkpointer.require_space(checkpoint_bytes(weights))
+        has_average = trainer.ema_decay is not None or config.optimizer.averages_weights
+        checkpointer.require_space(
+            checkpoint_bytes(weights, optimizer=config.optimizer.class_name, has_average=has_average)
+        )
         lineage = lineage_of(config, job, data, model, size=size)
         if checkpoint is not None:
             require_continuable(checkpoint, agreed(lineage, size=size))

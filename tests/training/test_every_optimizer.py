@@ -12,6 +12,7 @@ from src.data.order import Position
 from src.errors import UserError
 from src.training.checkpoint import load_checkpoint
 from src.training.optimizers import GROUP_STATE, make_optimizer
+from src.training.saving import checkpoint_bytes
 from src.training.snapshot import Snapshot
 from tests.training.shipped_optimizers import AVERAGING, CASES, shipped
 from tests.training.test_optimizer_step import _Scaled, _with_nan
@@ -143,6 +144,17 @@ def test_nothing_else_changes_in_the_groups_of_any_optimiser_that_is_allowed(tar
         changed = {key for key in group if key != "params" and (key not in old or old[key] != group[key])}
         assert changed <= set(GROUP_STATE)
         assert ("k" in changed) == target.startswith(("prodigyopt.", "schedulefree."))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "adamw_8bit"])
+def test_the_room_for_a_checkpoint_is_known_before_there_is_one(tiny, case) -> None:
+    """8-bit states have their tables beside them, which only in large tensors take next to nothing."""
+    run = tiny(**shipped(case), max_steps=3)
+    tensors = load_checkpoint(run.trainer().fit().checkpoint).tensors
+    taken = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+    name = type(run.optimizer).__name__
+    expected = checkpoint_bytes(run.weights().values(), optimizer=name, has_average=case in AVERAGING)
+    assert 0.7 < taken / expected < 1.1
 
 
 def test_a_checkpoint_without_group_state_is_read(tiny) -> None:
