@@ -74,7 +74,8 @@ class Observers:
                 continue
             try:
                 answer = self._ask(callback, hook, run, *arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                # An exit, too: a library that a callback calls does not decide when the run ends.
                 self.mark(f"callback {name}.{hook}", run.state.step, error)
                 continue
             if isinstance(answer, StopRequest) and reason is None:
