@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
 from src.training.checkpoint import Checkpointer, load_checkpoint
-from src.training.must_match import require_continuable
+from src.training.must_match import Scalar, require_continuable
 from src.training.observers import describe as describe_error
 from src.training.phase_memory import PhaseMemory
 from src.training.resume import resolve as resolve_resume
@@ -60,15 +60,13 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
             num_processes=accelerator.num_processes,
             mixed_precision=accelerator.mixed_precision,
         )
-        require_same = functools.partial(require_continuable, allow_changes=trainer.resume_changed == "allow")
-        if checkpoint is not None:
-            require_same(checkpoint, agreed({}, size=None))
+        require_same = _continuity_check(checkpoint, allow_changes=trainer.resume_changed == "allow")
+        require_same(agreed({}, size=None))
         check_optimizer(config.optimizer)
         ensure_files(config)
         size = training_size(config)
         data = _prepare_main_first(config, size=size, is_main=is_main, agreement=agreement)
-        if checkpoint is not None:
-            require_same(checkpoint, agreed(hashes_of(data), size=size))
+        require_same(agreed(hashes_of(data), size=size))
         log.info("%s", describe(config, data, num_processes=accelerator.num_processes))
         # Before the base model: judges that are missing or prompts that are wrong are found at once.
         callbacks = build_callbacks(config, data, size=size)
@@ -84,8 +82,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         weights = [parameter for group in groups for _, parameter in group.parameters]
         checkpointer.require_space(checkpoint_bytes(weights))
         lineage = lineage_of(config, job, data, model, size=size)
-        if checkpoint is not None:
-            require_same(checkpoint, agreed(lineage, size=size))
+        require_same(agreed(lineage, size=size))
         with cache_lease(config), open_logger(config, job, is_main=is_main) as logger:
             memory.use(logger)
             with memory.phase("cache"):
@@ -135,6 +132,15 @@ def _checkpoint_to_continue(run_dir: Path, resume: str) -> Path | None:
             "Give another run.name, or move that folder away."
         )
     return checkpoint
+
+
+def _continuity_check(
+    checkpoint: Path | None, *, allow_changes: bool
+) -> Callable[[Mapping[str, Scalar]], None]:
+    """Compares what is known of the run with the checkpoint that it continues, if it continues one."""
+    if checkpoint is None:
+        return lambda must_match: None
+    return functools.partial(require_continuable, checkpoint, allow_changes=allow_changes)
 
 
 def _prepare_main_first(
