@@ -98,6 +98,8 @@ def left_in(folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> dict[str, Any]:
     records = make_images(folder / "images", 14)
+    # What torch imports the first time that an optimiser is made: once, and not in each child.
+    Tiny(folder=folder / "first", records=records).trainer()
 
     def attempt(name: str, prepare: Callable[[], None], **settings: Any) -> dict[str, Any]:
         run = Tiny(folder=folder / name, records=records, **(SETTINGS | settings))

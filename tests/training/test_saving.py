@@ -84,10 +84,9 @@ class Ballast(Callback):
 
     def on_step_end(self, run):
         if run.state.step == self._step:
-            with self._file.open("wb", buffering=0) as file:
-                with contextlib.suppress(OSError):
-                    while True:
-                        file.write(bytes(4096))
+            with self._file.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
             if self._seconds is not None:
                 threading.Timer(self._seconds, self._file.unlink).start()
 
