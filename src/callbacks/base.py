@@ -74,5 +74,5 @@ class Callback:
     def on_fit_end(self, run: RunView, result: TrainResult) -> None:
         """After the last checkpoint, also when a signal or a callback ended the run."""
 
-    def on_exception(self, run: RunView, error: Exception) -> None:
+    def on_exception(self, run: RunView, error: BaseException) -> None:
         """Instead of `on_fit_end` when training failed. The checkpoint of the last good state is written."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from src.checks import require_choice
 from src.config.checks import require_at_least, require_between, require_positive
-from src.config.choices import DEVICES, PRECISIONS
+from src.config.choices import DEVICES, FULL_DISK, PRECISIONS, RESUME_CHANGED
 from src.errors import UserError
 
 NUM_TIMESTEPS = 1000  # of the noise schedules of both architectures
@@ -20,6 +20,7 @@ class TrainerConfig:
     gradient_accumulation_steps: int = 1
     seed: int = 0
     resume: str = "never"
+    resume_changed: str = "refuse"
     mixed_precision: str = "auto"
     device: str = "auto"
     gradient_checkpointing: bool = False
@@ -31,8 +32,11 @@ class TrainerConfig:
     num_workers: int = 0
     deterministic: bool = False
     log_every: int = 10
+    spike_factor: float | None = 10.0
     save_every: int | None = 100
+    save_every_minutes: float | None = None
     keep_checkpoints: int = 2
+    on_full_disk: str = "stop"
     validate_every: int | None = 100
     num_validation_timesteps: int = 8
     max_validation_images: int = 64
@@ -66,3 +70,10 @@ class TrainerConfig:
         require_between("trainer.num_validation_timesteps", self.num_validation_timesteps, 1, NUM_TIMESTEPS)
         require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
         require_choice("trainer.device", self.device, DEVICES)
+        require_choice("trainer.resume_changed", self.resume_changed, RESUME_CHANGED)
+        require_choice("trainer.on_full_disk", self.on_full_disk, FULL_DISK)
+        require_positive("trainer.save_every_minutes", self.save_every_minutes)
+        if self.spike_factor is not None and not self.spike_factor > 1:
+            raise UserError(
+                f"trainer.spike_factor={self.spike_factor} must be above 1, or null to report no spikes."
+            )

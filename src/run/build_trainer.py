@@ -1,7 +1,7 @@
 """From the configuration to the loop: optimiser, batches, validation, checkpoints."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
 from src.training.optimizers import call_quietly, make_optimizer
+from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan
 from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
@@ -56,6 +57,8 @@ def build_trainer(
     logger: MultiLogger,
     run_dir: Path,
     must_match: dict[str, Any],
+    configured: Mapping[str, Any],
+    memory: PhaseMemory,
 ) -> Trainer:
     """Puts the loop together."""
     trainer, world_size, train = config.trainer, accelerator.num_processes, sides.train
@@ -138,4 +141,10 @@ def build_trainer(
         resume=trainer.resume,
         prior_loss_weight=trainer.prior_loss_weight,
         ema_decay=trainer.ema_decay,
+        configured=configured,
+        allow_resume_changes=trainer.resume_changed == "allow",
+        save_every_minutes=trainer.save_every_minutes,
+        wait_for_space=trainer.on_full_disk == "wait",
+        spike_factor=trainer.spike_factor,
+        memory=memory,
     )

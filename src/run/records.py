@@ -198,6 +198,8 @@ def write_result(run_dir: Path, result: "TrainResult", outcome: Outcome) -> None
         {
             "stop_reason": result.stop_reason,
             "failures": list(result.failures),
+            "resumed_with_changes": list(result.changes),
+            "num_spikes": result.num_spikes,
             "best_step": None if result.best is None else result.best.step,
             **outcome.results,
         },

@@ -1,6 +1,7 @@
 """Calls callbacks so that they cannot change training, whatever they do."""
 
 import logging
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -52,6 +53,19 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
+def release(error: BaseException) -> None:
+    """Gives back at once the memory that a failure holds: frames of its traceback have their tensors.
+
+    Out of memory is the failure that matters here; the next step needs what it could not get.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 class Observers:
     """The callbacks of a run.
 
@@ -90,7 +104,8 @@ class Observers:
                 continue
             try:
                 answer = self._ask(callback, hook, run, *arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                # An exit, too: a library that a callback calls does not decide when the run ends.
                 self.mark(f"callback {name}.{hook}", run.state.step, error)
                 continue
             if isinstance(answer, StopRequest) and reason is None:
@@ -113,6 +128,9 @@ class Observers:
     def mark(self, what: str, step: int, error: BaseException) -> None:
         """Reports a failure that training survives and remembers it for the run's result."""
         self.failures.append(f"{what} at step {step}: {describe(error)}")
-        _log.error("%s failed at step %d and is skipped; training goes on.", what, step, exc_info=error)
+        # As text: a record with the traceback would keep its frames alive as long as a handler keeps it.
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        _log.error("%s failed at step %d and is skipped; training goes on.\n%s", what, step, trace)
+        release(error)
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from src.data.batches import Batch
 from src.data.order import MicroBatch
 from src.randomness import forked_rng
-from src.training.bad_steps import NonFiniteError, StepRecord, describe_bad
+from src.training.bad_steps import NonFiniteError, StepRecord, describe_bad, describe_largest
 from src.training.evaluation_weights import EvaluationWeights
 from src.training.objective import MicroLoss, Objective
 from src.training.optimizers import ParameterGroup
@@ -215,7 +215,6 @@ class OptimizerStep:
         bad_step = int(self._bad_step)
         if bad_step < 0:
             self._check_scale()
-            self._records.clear()
             return
         record = self._record_of(bad_step)
         samples = self._gather(describe_bad(record))
@@ -225,6 +224,11 @@ class OptimizerStep:
             f"trainer.max_grad_norm, or use trainer.mixed_precision=no.",
             last_good=record.before,
         )
+
+    def samples_of(self, step: int) -> list[str]:
+        """The samples of a step since the last log, with timesteps and losses. All ranks must call it."""
+        records = [record for record in self._records if record.before.step + 1 == step]
+        return self._gather([name for record in records for name in describe_largest(record)])
 
     def _record_of(self, step: int) -> StepRecord:
         return next(record for record in self._records if record.before.step + 1 == step)

@@ -25,6 +25,7 @@ from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
 from src.training.optimizers import make_optimizer
+from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan
 from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
@@ -174,6 +175,12 @@ class Tiny:
     max_grad_norm: float | None = 1.0
     class_records: list[Record] = field(default_factory=list)
     prior_loss_weight: float | None = None
+    configured: Mapping[str, Any] = field(default_factory=dict)
+    allow_resume_changes: bool = False
+    save_every_minutes: float | None = None
+    wait_for_space: bool = False
+    spike_factor: float | None = None
+    memory: PhaseMemory | None = None
     denoiser: TinyDenoiser = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
 
@@ -253,6 +260,12 @@ class Tiny:
             resume=self.resume,
             prior_loss_weight=self.prior_loss_weight,
             ema_decay=self.ema_decay,
+            configured=self.configured,
+            allow_resume_changes=self.allow_resume_changes,
+            save_every_minutes=self.save_every_minutes,
+            wait_for_space=self.wait_for_space,
+            spike_factor=self.spike_factor,
+            memory=self.memory,
         )
 
     def validator(self, accelerator: Accelerator, **overrides: Any) -> Validator:
