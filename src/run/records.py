@@ -11,6 +11,7 @@ import yaml
 from src.config.cli import Job, Outcome
 from src.config.dataset_schema import ClassImagesConfig
 from src.config.schema import TrainConfig
+from src.config.trainer_schema import TrainerConfig
 from src.data.buckets import bucket_counts
 from src.data.records import Record
 from src.files import read_json, write_json_atomic, write_text_atomic
@@ -119,7 +120,7 @@ def must_match(
         "dataset.placeholder": placeholder,
         "dataset.background": dataset.background,
         "adapter.dropout": config.adapter.dropout,
-        "trainer.min_snr_gamma": trainer.min_snr_gamma,
+        "trainer.min_snr_gamma": trainer.min_snr_cap,
         "trainer.max_grad_norm": trainer.max_grad_norm,
         "trainer.mixed_precision": mixed_precision,
         "trainer.num_validation_timesteps": trainer.num_validation_timesteps,
@@ -145,7 +146,7 @@ def _chosen(
     config: TrainConfig, lineage: Mapping[str, Any], *, size: tuple[int, int] | None
 ) -> dict[str, Any]:
     """The same of what is off by default, where it is on: else a run agrees with older ones that lack it."""
-    trainer, dataset, chosen = config.trainer, config.dataset, dict[str, Any]()
+    trainer, dataset, chosen = config.trainer, config.dataset, _objective(config.trainer)
     if trainer.prior_loss_weight is not None:
         chosen["trainer.prior_loss_weight"] = trainer.prior_loss_weight
         chosen |= _class_images(dataset.class_images, lineage)
@@ -156,6 +157,22 @@ def _chosen(
         chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
     if dataset.cache and dataset.cache_precision != "fp32":
         chosen["dataset.cache_precision"] = dataset.cache_precision
+    return chosen
+
+
+def _objective(trainer: TrainerConfig) -> dict[str, Any]:
+    """What is learned, where it is not what it is by default."""
+    default = TrainerConfig(max_steps=1)
+    names = ("noise_offset", "prediction_type", "zero_terminal_snr", "timestep_sampling")
+    names = (*names, "logit_normal_mean", "logit_normal_std", "min_timestep", "max_timestep")
+    chosen = {
+        f"trainer.{name}": getattr(trainer, name)
+        for name in names
+        if getattr(trainer, name) != getattr(default, name)
+    }
+    if trainer.loss_weighting == "debiased":
+        # The others are told apart by the cap of min_snr.
+        chosen["trainer.loss_weighting"] = trainer.loss_weighting
     return chosen
 
 
