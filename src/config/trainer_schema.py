@@ -92,14 +92,14 @@ class TrainerConfig:
         if self.loss_weighting != "min_snr" and self.min_snr_gamma not in (None, MIN_SNR_GAMMA):
             raise UserError(
                 f"trainer.min_snr_gamma={self.min_snr_gamma} is not used with trainer.loss_weighting="
-                f"{self.loss_weighting}. Set trainer.loss_weighting=min_snr, or take trainer.min_snr_gamma away."
+                f"{self.loss_weighting}. Take it away, or set trainer.loss_weighting=min_snr."
             )
         require_between("trainer.noise_offset", self.noise_offset, 0.0, 1.0)
         require_choice("trainer.prediction_type", self.prediction_type, PREDICTION_TYPES)
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise UserError(
-                "trainer.zero_terminal_snr=true needs trainer.prediction_type=v_prediction: where no signal is "
-                "left, the noise is what the model is given, and predicting it teaches nothing."
+                "trainer.zero_terminal_snr=true needs trainer.prediction_type=v_prediction: where no signal "
+                "is left the model is given the noise itself, and to predict that teaches nothing."
             )
         require_between("trainer.unmasked_weight", self.unmasked_weight, 0.0, 1.0)
         self._check_timesteps()
@@ -112,13 +112,13 @@ class TrainerConfig:
         is_set = (self.logit_normal_mean, self.logit_normal_std) != (0.0, 1.0)
         if self.timestep_sampling != "logit_normal" and is_set:
             raise UserError(
-                "trainer.logit_normal_mean and trainer.logit_normal_std are not used with "
-                f"trainer.timestep_sampling={self.timestep_sampling}. Set it to logit_normal, or take them away."
+                f"trainer.logit_normal_mean and trainer.logit_normal_std are not used with "
+                f"trainer.timestep_sampling={self.timestep_sampling}. Take them away, or set logit_normal."
             )
         require_between("trainer.min_timestep", self.min_timestep, 0, NUM_TIMESTEPS - 1)
         require_between("trainer.max_timestep", self.max_timestep, 1, NUM_TIMESTEPS)
         if self.min_timestep >= self.max_timestep:
             raise UserError(
-                f"trainer.min_timestep={self.min_timestep} and trainer.max_timestep={self.max_timestep} leave no "
-                "timestep. The first is trained, the second is the one after the last."
+                f"trainer.min_timestep={self.min_timestep} and trainer.max_timestep={self.max_timestep} "
+                "leave no timestep. The first is trained, the second is the one after the last."
             )

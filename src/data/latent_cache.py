@@ -56,7 +56,7 @@ class VariantKey:
 
         Args:
             sha256: Of the image's file.
-            mask: What tells its mask from others; None without masks, where the key is as before there were any.
+            mask: What tells its mask from others; None without masks; then the key is what it always was.
         """
         before, after = _around_content(self)
         key = hashlib.sha256(f"{before}{sha256}{after}".encode()).hexdigest()

@@ -15,8 +15,8 @@ def per_sample_loss(
     """Mean squared error of each sample over its channels and cells, in fp32 (DDPM, L_simple, eq. 14).
 
     With masks it is a weighted mean: w = u + (1 - u) m weighs a cell with mask m, and the sum is divided by
-    that of the weights. So a mask says where a sample's error counts and not how much the sample counts, and a
-    mask of ones changes nothing. A sample with no weight at all has loss 0.
+    that of the weights. So a mask says where a sample's error counts and not how much the sample counts, and
+    a mask of ones changes nothing. A sample with no weight at all has loss 0.
 
     Args:
         prediction: of the denoiser.

@@ -50,10 +50,10 @@ def offset_noise(
 ) -> Float[Tensor, "b c h w"]:
     """Noise that also moves each channel as a whole: epsilon + strength * delta, delta ~ N(0, 1) per channel.
 
-    White noise hardly changes a picture's mean, so that a model learns to keep the brightness it is given, and
-    cannot draw very dark or very bright pictures (Guttenberg 2023, "Diffusion with Offset Noise",
-    crosslabs.org/blog/diffusion-with-offset-noise). What comes out takes the place of epsilon everywhere, also
-    in the target.
+    White noise hardly changes a picture's mean, so that a model learns to keep the brightness it is given,
+    and cannot draw very dark or very bright pictures (Guttenberg 2023, "Diffusion with Offset Noise",
+    crosslabs.org/blog/diffusion-with-offset-noise). The result takes the place of epsilon everywhere, in the
+    target as well.
 
     Args:
         noise: from `addressed_noise`.

@@ -51,9 +51,7 @@ def addressed_timesteps(
     assert 0 <= sampling.first < end <= num_train_timesteps, (sampling, num_train_timesteps)
     return sampling.first + torch.cat(
         [
-            _place(
-                end - sampling.first, sampling, generator(seed, "timestep", pass_number, sample_id, draw)
-            )
+            _place(end - sampling.first, sampling, generator(seed, "timestep", pass_number, sample_id, draw))
             for sample_id, pass_number, draw in zip(ids, pass_numbers, draws, strict=True)
         ]
     )

@@ -1,9 +1,8 @@
 """Weights of timesteps in the training loss.
 
-A weight is that of the plain error of what the model predicts. At signal-to-noise ratio SNR the same mistake
-about x_0 is an error of SNR times its square in terms of epsilon, and of SNR + 1 times in terms of v (Salimans
-and Ho 2022, arXiv 2202.00512, section 4). So one weight of the error of x_0, w, is w / SNR of that of epsilon
-and w / (SNR + 1) of that of v.
+A weight is that of the squared error of what the model predicts. The squared error of x_0 is SNR times larger
+in terms of epsilon, and SNR + 1 times in terms of v (Salimans and Ho 2022, arXiv 2202.00512, section 4). So a
+weight w of the error of x_0 is w / SNR of that of epsilon and w / (SNR + 1) of that of v.
 """
 
 import torch

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from src.config.checks import parse_size
 from src.config.dataset_schema import DatasetConfig
@@ -16,6 +17,7 @@ from src.data.readers.common import read_attribution
 from src.data.records import ReadResult, few
 from src.data.split import Split, split_file_path, split_records, split_warnings
 from src.models.locate import cached_resolution, native_resolution
+from src.models.schedule import check_schedule
 from src.run.class_folder import ClassImages, survey_class_folder
 
 log = logging.getLogger(__name__)
@@ -201,16 +203,22 @@ def rules_of(dataset: DatasetConfig, *, size: tuple[int, int]) -> BucketRules | 
 def training_size(config: TrainConfig) -> tuple[int, int]:
     """(width, height) of the training images in pixels: as configured, or as the base model was made for.
 
-    Looks at the base model's configurations in any case: one that is missing or not supported is refused
-    before any work.
+    Looks at the base model's configurations in any case: one that is missing, not supported or cannot be
+    trained as configured is refused before any work.
     """
     model, resolution = config.model, config.dataset.resolution
     assert model.path is not None
-    native = native_resolution(
+    where: dict[str, Any] = {
+        "architecture": model.architecture,
+        "revision": model.revision,
+        "variant": model.variant,
+    }
+    native = native_resolution(model.path, **where)
+    check_schedule(
         model.path,
-        architecture=model.architecture,  # type: ignore[arg-type]  # checked by the schema
-        revision=model.revision,
-        variant=model.variant,
+        **where,
+        prediction_type=config.trainer.prediction_type,
+        zero_terminal_snr=config.trainer.zero_terminal_snr,
     )
     return parse_size("dataset.resolution", native if resolution is None else resolution)
 

@@ -163,8 +163,10 @@ def _chosen(
 def _objective(trainer: TrainerConfig) -> dict[str, Any]:
     """What is learned, where it is not what it is by default."""
     default = TrainerConfig(max_steps=1)
-    names = ("noise_offset", "prediction_type", "zero_terminal_snr", "timestep_sampling")
-    names = (*names, "logit_normal_mean", "logit_normal_std", "min_timestep", "max_timestep")
+    names = [
+        *("noise_offset", "prediction_type", "zero_terminal_snr", "timestep_sampling"),
+        *("logit_normal_mean", "logit_normal_std", "min_timestep", "max_timestep"),
+    ]
     chosen = {
         f"trainer.{name}": getattr(trainer, name)
         for name in names
