@@ -27,6 +27,7 @@ def per_sample_loss(
     error = (prediction.float() - target.float()).pow(2)
     if masks is None:
         return error.mean(dim=(1, 2, 3))
-    weights = unmasked_weight + (1 - unmasked_weight) * masks.float()
+    # u + (1 - u) m, written so that it is exactly 1 where the mask is.
+    weights = 1 - (1 - unmasked_weight) * (1 - masks.float())
     weighted = (error * weights[:, None]).mean(dim=(1, 2, 3))
     return weighted / weights.mean(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from src.config.schema import TrainConfig
 from src.config.targets import build
 from src.data.buckets import BucketRules, bucket_rules, describe_buckets
 from src.data.data_manager import DataManager
+from src.data.mask_problems import find_masks, num_unused
+from src.data.masks import MaskSource
 from src.data.preflight import DatasetReport, none_left, refuse, survey_dataset, too_few
 from src.data.readers.common import read_attribution
 from src.data.records import ReadResult, few
@@ -35,12 +38,14 @@ class PreparedData:
         report: what the preflight saw; its problems are what was left out.
         split: training and validation records.
         class_images: what accompanies the training images; those that the base model draws come later.
+        masks: what of each image is to be learned, by record id; empty without masks.
     """
 
     result: ReadResult
     report: DatasetReport
     split: Split
     class_images: ClassImages | None = None
+    masks: Mapping[str, MaskSource] = field(default_factory=dict)
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -112,7 +117,7 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
         UserError: with all that must be mended.
     """
     is_skipping = config.dataset.on_problem == "skip"
-    result = read_dataset(config)
+    result, masks = with_masks(config, read_dataset(config))
     report = survey(config, result, size=size, decode_all=is_skipping)
     class_images = survey_class_folder(config, report, size=size, decode_all=is_skipping)
     _refuse_problems(config, report, class_images)
@@ -132,8 +137,33 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
     for warning in split_warnings(split, report.group_keys):
         log.warning("%s", warning)
     return PreparedData(
-        result=replace(result, records=report.records), report=report, split=split, class_images=class_images
+        result=replace(result, records=report.records),
+        report=report,
+        split=split,
+        class_images=class_images,
+        masks=masks,
     )
+
+
+def with_masks(config: TrainConfig, result: ReadResult) -> tuple[ReadResult, dict[str, MaskSource]]:
+    """Adds to what a reader found what is wrong with the masks.
+
+    Returns:
+        That, and the masks by record id; none without masks.
+    """
+    dataset = config.dataset
+    if dataset.masks == "none":
+        unused = num_unused(result.records)
+        remedy = "set dataset.masks=files, or move them away"
+        warning = [f"{unused} images have masks, which are not used: {remedy}."] if unused else []
+        return replace(result, warnings=[*result.warnings, *warning]), {}
+    found = find_masks(
+        result.records,
+        kind=dataset.masks,
+        folder=Path(dataset.path),
+        memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}-masks.json",
+    )
+    return replace(result, problems=[*result.problems, *found.problems]), found.sources
 
 
 def survey(

@@ -54,7 +54,7 @@ def lineage_of(
         prompt_chunks=model.num_chunks if model.max_chunks > 1 else None,
         buckets=bucket_counts(data.report.training_sizes) if config.dataset.buckets.enabled else {},
     )
-    return {**lineage, "skipped": skipped(data)}
+    return {**lineage, "masks_hash": masks_hash(data), "skipped": skipped(data)}
 
 
 def hashes_of(data: PreparedData) -> dict[str, Any]:
@@ -62,10 +62,19 @@ def hashes_of(data: PreparedData) -> dict[str, Any]:
     class_images = data.class_images
     return {
         "dataset_hash": dataset_hash(data.report.hashes, captions_of(data.result.records)),
+        "masks_hash": masks_hash(data),
         "class_images_hash": None
         if class_images is None
         else dataset_hash(class_images.hashes, captions_of(class_images.records)),
     }
+
+
+def masks_hash(data: PreparedData) -> str | None:
+    """One hash over the masks of all images that are used; None without masks."""
+    used = [record.id for record in data.result.records if record.id in data.masks]
+    if not used:
+        return None
+    return dataset_hash({id: data.masks[id].content for id in used}, dict.fromkeys(used, "mask"))
 
 
 def captions_of(records: Sequence[Record]) -> dict[str, str]:
@@ -153,6 +162,10 @@ def _chosen(
     if config.model.long_prompts:
         chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
         chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks
+    if dataset.masks != "none":
+        chosen["dataset.masks"] = dataset.masks
+        chosen["trainer.unmasked_weight"] = trainer.unmasked_weight
+        chosen["masks_hash"] = lineage.get("masks_hash", UNKNOWN)
     if dataset.buckets.enabled:
         chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
     if dataset.cache and dataset.cache_precision != "fp32":
