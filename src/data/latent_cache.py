@@ -129,4 +129,4 @@ def latent_entry_bytes(
     """Projected size of one entry on disk: two tensors, a mask if there is one, and a header."""
     width, height = size
     of_cell = 2 * channels * DTYPES[precision].itemsize + (torch.float32.itemsize if has_mask else 0)
-    return of_cell * (width // factor) * (height // factor) + 400 + (80 if has_mask else 0)
+    return of_cell * (width // factor) * (height // factor) + 400
