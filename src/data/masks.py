@@ -4,6 +4,7 @@ White is learned, black is not, grey in part. A mask is the alpha channel of its
 `masks/a.png` or `a-masklabel.png` for `a.jpg` in the same folder.
 """
 
+import functools
 import json
 import os
 import unicodedata
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
+from tqdm import tqdm
 
 from src.data.images import IMAGE_SUFFIXES, load_alpha, load_image, read_header
 from src.errors import UserError
@@ -106,11 +108,12 @@ def find_mask_files(images: Sequence[Path]) -> dict[Path, list[Path]]:
 def _masks_of_folder(folder: Path) -> dict[str, list[Path]]:
     masks: dict[str, list[Path]] = {}
     for place, ending in ((folder / MASK_FOLDER, ""), (folder, MASK_ENDING)):
-        for file in sorted(place.iterdir()) if place.is_dir() else []:
-            if file.suffix.casefold() in IMAGE_SUFFIXES and not file.name.startswith("."):
-                stem = file.stem
-                if stem.endswith(ending):
-                    masks.setdefault(_key(stem.removesuffix(ending)), []).append(file)
+        # As text: the folder itself may be COCO's.
+        names = os.listdir(place) if place.is_dir() else []
+        for name in sorted(name for name in names if f"{ending}." in name and not name.startswith(".")):
+            stem, _, suffix = name.rpartition(".")
+            if f".{suffix}".casefold() in IMAGE_SUFFIXES and stem.endswith(ending):
+                masks.setdefault(_key(stem.removesuffix(ending)), []).append(place / name)
     return masks
 
 
@@ -149,9 +152,9 @@ def look_at_masks(paths: Iterable[Path], *, is_alpha: bool, memo_file: Path | No
     missing = [path for path in unique if path not in found]
     pool = ThreadPoolExecutor(_NUM_THREADS)
     try:
-        found.update(
-            zip(missing, pool.map(lambda path: _look(path, is_alpha=is_alpha), missing), strict=True)
-        )
+        looks = pool.map(functools.partial(_look, is_alpha=is_alpha), missing)
+        bar = tqdm(looks, "Looking at masks", len(missing), unit="mask", delay=3, leave=False, disable=None)
+        found.update(zip(missing, bar, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
     if memo_file is not None and missing:
