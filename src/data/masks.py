@@ -109,7 +109,7 @@ def _masks_of_folder(folder: Path) -> dict[str, list[Path]]:
     masks: dict[str, list[Path]] = {}
     for place, ending in ((folder / MASK_FOLDER, ""), (folder, MASK_ENDING)):
         # As text: the folder itself may be COCO's.
-        names = os.listdir(place) if place.is_dir() else []
+        names = [entry.name for entry in os.scandir(place)] if place.is_dir() else []
         for name in sorted(name for name in names if f"{ending}." in name and not name.startswith(".")):
             stem, _, suffix = name.rpartition(".")
             if f".{suffix}".casefold() in IMAGE_SUFFIXES and stem.endswith(ending):
