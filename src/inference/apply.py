@@ -75,6 +75,13 @@ def _apply_checkpoint(model: DiffusionModel, source: AdapterSource, scale: float
             f"The checkpoint {source.path} is not inside its run folder, whose config.yaml says what was "
             "trained. Give the checkpoint in its run folder, or the run's adapter folder."
         )
+    if scale != 0:
+        # Runs from before there was a choice do not say.
+        trainer = config.get("trainer", {})
+        model.use_schedule(
+            prediction_type=trainer.get("prediction_type", "auto"),
+            zero_terminal_snr=trainer.get("zero_terminal_snr", False),
+        )
     state = load_file(judged_weights(source.path))
     dtype = model.unet.dtype
     groups = attach(model, settings_of_run(config), seed=0)

@@ -14,6 +14,7 @@ from src.config.schema import TrainConfig
 from src.config.targets import resolve
 from src.data.loader import step_batches
 from src.data.order import Position, num_micro_batches
+from src.diffusion.timesteps import TimestepSampling
 from src.errors import UserError
 from src.loggers.multi import MultiLogger
 from src.models.adapters import (
@@ -115,7 +116,17 @@ def build_trainer(
     objective = Objective(
         prediction_type=model.prediction_type,
         alphas_cumprod=model.alphas_cumprod,
-        min_snr_gamma=trainer.min_snr_gamma,
+        min_snr_gamma=trainer.min_snr_cap,
+        is_debiased=trainer.loss_weighting == "debiased",
+        noise_offset=trainer.noise_offset,
+        timesteps=TimestepSampling(
+            distribution=trainer.timestep_sampling,
+            first=trainer.min_timestep,
+            end=trainer.max_timestep,
+            mean=trainer.logit_normal_mean,
+            std=trainer.logit_normal_std,
+        ),
+        unmasked_weight=trainer.unmasked_weight,
         seed=trainer.seed,
         tokenize=model.tokenize,
     )
