@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from src.checks import require_choice
 from src.config.checks import require_at_least, require_between, require_positive
-from src.config.choices import DEVICES, PRECISIONS
+from src.config.choices import BASE_PRECISIONS, DEVICES, PRECISIONS
 from src.errors import UserError
 
 NUM_TIMESTEPS = 1000  # of the noise schedules of both architectures
@@ -21,6 +21,7 @@ class TrainerConfig:
     seed: int = 0
     resume: str = "never"
     mixed_precision: str = "auto"
+    base_precision: str = "auto"
     device: str = "auto"
     gradient_checkpointing: bool = False
     max_grad_norm: float | None = 1.0
@@ -60,4 +61,5 @@ class TrainerConfig:
         require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
         require_between("trainer.num_validation_timesteps", self.num_validation_timesteps, 1, NUM_TIMESTEPS)
         require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+        require_choice("trainer.base_precision", self.base_precision, BASE_PRECISIONS)
         require_choice("trainer.device", self.device, DEVICES)

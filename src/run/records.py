@@ -149,6 +149,8 @@ def _chosen(
     if trainer.prior_loss_weight is not None:
         chosen["trainer.prior_loss_weight"] = trainer.prior_loss_weight
         chosen |= _class_images(dataset.class_images, lineage)
+    if trainer.base_precision != "auto":
+        chosen["trainer.base_precision"] = trainer.base_precision
     if config.model.long_prompts:
         chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
         chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks
