@@ -24,6 +24,8 @@ class TrainerConfig:
     base_precision: str = "auto"
     device: str = "auto"
     gradient_checkpointing: bool = False
+    memory_preflight: bool = False
+    memory_limit_gb: float | None = None
     max_grad_norm: float | None = 1.0
     min_snr_gamma: float | None = 5.0
     prior_loss_weight: float | None = None
@@ -56,6 +58,7 @@ class TrainerConfig:
         require_at_least("trainer.seed", self.seed, 0)
         require_at_least("trainer.num_workers", self.num_workers, 0)
         require_at_least("trainer.prior_loss_weight", self.prior_loss_weight, 0)
+        require_positive("trainer.memory_limit_gb", self.memory_limit_gb)
         require_positive("trainer.max_grad_norm", self.max_grad_norm)
         require_positive("trainer.min_snr_gamma", self.min_snr_gamma)
         require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
@@ -63,3 +66,8 @@ class TrainerConfig:
         require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
         require_choice("trainer.base_precision", self.base_precision, BASE_PRECISIONS)
         require_choice("trainer.device", self.device, DEVICES)
+        if self.memory_limit_gb is not None and not self.memory_preflight:
+            raise UserError(
+                f"trainer.memory_limit_gb={self.memory_limit_gb} is for the memory preflight, which is off. "
+                "Set trainer.memory_preflight=true, or take the limit away."
+            )

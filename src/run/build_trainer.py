@@ -23,6 +23,7 @@ from src.models.adapters import (
 )
 from src.models.base import DiffusionModel
 from src.run.build_sides import EncodedSides
+from src.run.memory_settings import remedies
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
@@ -56,6 +57,7 @@ def build_trainer(
     logger: MultiLogger,
     run_dir: Path,
     must_match: dict[str, Any],
+    size: tuple[int, int],
 ) -> Trainer:
     """Puts the loop together."""
     trainer, world_size, train = config.trainer, accelerator.num_processes, sides.train
@@ -134,4 +136,5 @@ def build_trainer(
         max_grad_norm=trainer.max_grad_norm,
         resume=trainer.resume,
         prior_loss_weight=trainer.prior_loss_weight,
+        memory_remedies=remedies(config, size=size),
     )
