@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +93,10 @@ def _peak_of(profiler: torch.profiler.profile, held: int) -> tuple[int, int]:
     record = profiler.profiler
     assert record is not None
     assert record.kineto_results is not None
+    events: Iterable[Any] = record.kineto_results.events()
     changes = [
         (event.start_ns(), event.nbytes())
-        for event in record.kineto_results.events()
+        for event in events
         if event.name() == "[memory]" and event.device_type() == torch.autograd.DeviceType.CPU
     ]
     peak = held

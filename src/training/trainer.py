@@ -221,9 +221,9 @@ class Trainer:
 
     def _step(self, shares: Sequence[Share]) -> None:
         rates = set_learning_rates(self._optimizer, self._plan.learning_rate_factor(self._state.step))
-        step = self._optimizer_step
-        with explained(self._state.step + 1, lambda: step.in_work, remedies=self._memory_remedies):
-            self._means.add(step.take(self._state, shares))
+        work = self._optimizer_step
+        with explained(self._state.step + 1, lambda: work.in_work, remedies=self._memory_remedies):
+            self._means.add(work.take(self._state, shares))
         num_samples = sum(len(micro_batch.draws) for micro_batch, _ in shares)
         self._state = replace(
             self._state,

@@ -4,6 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from src.config.build import PROJECT_ROOT, check_config, register
+from src.errors import UserError
 
 CONF = PROJECT_ROOT / "conf"
 
@@ -35,6 +36,24 @@ def test_an_experiment(experiment):
 )
 def test_an_option_of_a_group(override):
     checked("train", override)
+
+
+@pytest.mark.parametrize("model", [name for name in options("model") if name != "from_adapter"])
+@pytest.mark.parametrize("option", ["fast", "best_quality", "low_memory"])
+def test_a_trainer_for_every_model(option, model):
+    trainer = checked("train", f"trainer={option}", f"model={model}").trainer
+    if option == "low_memory":
+        usual = checked("train", f"model={model}").trainer
+        assert trainer.batch_size == 1
+        assert trainer.gradient_accumulation_steps == usual.batch_size * usual.gradient_accumulation_steps
+        assert trainer.max_steps == usual.max_steps
+
+
+def test_eight_bits_are_for_frozen_weights():
+    for full in ("adapter=full", "adapter.text_encoder=full"):
+        with pytest.raises(UserError, match=r"trainer\.base_precision=auto"):
+            checked("train", full, "trainer=low_memory")
+    checked("train", "adapter=full", "trainer=low_memory", "trainer.base_precision=auto")
 
 
 def test_the_roots():

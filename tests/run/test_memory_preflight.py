@@ -52,18 +52,34 @@ def test_a_run_is_the_same_with_and_without_it(place, tmp_path):
     ]
     plain, _ = train(tmp_path / "plain", *place, *settings)
     tried, _ = train(tmp_path / "tried", *place, *settings, "trainer.memory_preflight=true")
-    assert tried == plain
+    assert _of_training(tried) == _of_training(plain)
     assert {"loss/train", "loss/prior", "loss/validation"} <= {name for _, name, _ in plain}
     (line,) = said(tmp_path / "tried")
     peaks = re.findall(r"(training step|validation|sample images) ([\d.]+) MB", line)
     assert [name for name, _ in peaks] == ["training step", "validation", "sample images"]
     assert float(peaks[0][1]) > float(peaks[1][1])
 
+    # A smaller card: the first thing that is tried fits, and is what the error says.
+    limit = float(peaks[0][1]) * 0.999
+    message, attempts = refused(
+        place, tmp_path / "small", *settings, f"trainer.memory_limit_gb={limit / 1000}"
+    )
+    assert "training step takes too much" in message
+    assert "It fits with: trainer.gradient_checkpointing=true (training step" in message
+    assert len(attempts) == 2
+    assert attempts[0] == pytest.approx(float(peaks[0][1]), rel=0.01)
+    assert attempts[1] < limit
+    assert not (tmp_path / "small" / "checkpoints").exists()
+
+
+def _of_training(logged):
+    return [entry for entry in logged if not entry[1].startswith(("machine_", "memory_", "throughput/"))]
+
 
 def refused(place, folder, *overrides):
     """The error, and the peak of each attempt's training step in MB."""
     with pytest.raises(UserError) as caught:
-        train(folder, *place, "callbacks.samples=null", "trainer.memory_preflight=true", *overrides)
+        train(folder, *place, "trainer.memory_preflight=true", *overrides)
     return str(caught.value), [float(re.search(r"step ([\d.]+) MB", line)[1]) for line in said(folder)]
 
 
@@ -73,8 +89,9 @@ def said(folder):
     return [line for line in lines if "Memory preflight" in line]
 
 
+@pytest.mark.slow
 def test_it_proposes_the_first_settings_that_fit(place, tmp_path):
-    settings = ["trainer.batch_size=2", "adapter.rank=16"]
+    settings = ["trainer.batch_size=2", "adapter.rank=16", "callbacks.samples=null"]
     message, peaks = refused(place, tmp_path / "none", *settings, "trainer.memory_limit_gb=0.001")
     assert "Nor did anything that was tried, up to trainer.gradient_checkpointing=true" in message
     assert "trainer.batch_size=1 trainer.gradient_accumulation_steps=2" in message
@@ -91,7 +108,7 @@ def test_it_proposes_the_first_settings_that_fit(place, tmp_path):
     proposed = re.search(r"It fits with: (.*) \(training step", message)[1].split()
     assert proposed[0] == "trainer.gradient_checkpointing=true"
     # To paste.
-    pasted = [*fitting, *proposed, "trainer.memory_preflight=true", "callbacks.samples=null"]
+    pasted = [*fitting, *proposed, "trainer.memory_preflight=true"]
     logged, _ = train(tmp_path / "fits", *place, *pasted)
     assert logged
 
