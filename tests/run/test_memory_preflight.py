@@ -1,10 +1,14 @@
 """The memory preflight: it leaves no trace, and what it proposes was tried and fits."""
 
+import os
 import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
 
+from src.config.build import PROJECT_ROOT
 from src.errors import UserError
 from tests.data.pictures import noise_image, photo_folder
 from tests.run.test_class_images import compose, train
@@ -120,3 +124,38 @@ def _validation(message):
 def test_a_limit_without_the_preflight_is_refused():
     with pytest.raises(UserError, match="memory_limit_gb=3"):
         compose("trainer.memory_limit_gb=3")
+
+
+@pytest.mark.slow
+def test_two_ranks_try_alike(place, tmp_path):
+    def run(name, *overrides):
+        folder = tmp_path / "out" / "train" / name
+        names = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+                *("train.py", *place, "adapter.text_encoder=frozen", "adapter.token_embedding=frozen"),
+                *(f"paths.output_dir={tmp_path / 'out'}", f"run.name={name}", "model.dvc=null"),
+                *("callbacks=none", "trainer.batch_size=2", *overrides),
+            ],
+            cwd=PROJECT_ROOT,
+            env={name: v for name, v in os.environ.items() if name not in names} | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=250,
+            check=False,
+        )
+        return folder, done
+
+    plain, done = run("plain")
+    assert done.returncode == 0, done.stderr
+    tried, done = run("tried", "trainer.memory_preflight=true")
+    assert done.returncode == 0, done.stderr
+    assert len(said(tried)) == 1
+    weights = [next((folder / "checkpoints").glob("*2/weights.safetensors")) for folder in (plain, tried)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    limited = ["trainer.memory_preflight=true", "trainer.memory_limit_gb=0.001"]
+    refused_at, done = run("refused", *limited)
+    assert done.returncode != 0
+    assert "Nor did anything that was tried" in done.stderr + done.stdout
+    assert len(said(refused_at)) > 4
