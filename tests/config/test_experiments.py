@@ -38,15 +38,16 @@ def test_an_option_of_a_group(override):
     checked("train", override)
 
 
-@pytest.mark.parametrize("model", [name for name in options("model") if name != "from_adapter"])
-@pytest.mark.parametrize("option", ["fast", "best_quality", "low_memory"])
-def test_a_trainer_for_every_model(option, model):
-    trainer = checked("train", f"trainer={option}", f"model={model}").trainer
-    if option == "low_memory":
-        usual = checked("train", f"model={model}").trainer
-        assert trainer.batch_size == 1
-        assert trainer.gradient_accumulation_steps == usual.batch_size * usual.gradient_accumulation_steps
-        assert trainer.max_steps == usual.max_steps
+@pytest.mark.parametrize("model", ["pocket", "sdxl", pytest.param("sd15", marks=pytest.mark.slow)])
+def test_the_trainers_suit_every_model(model):
+    usual = checked("train", f"model={model}").trainer
+    low = checked("train", f"model={model}", "trainer=low_memory").trainer
+    assert low.batch_size == 1
+    assert low.gradient_accumulation_steps == usual.batch_size * usual.gradient_accumulation_steps
+    assert low.max_steps == usual.max_steps
+    best = checked("train", f"model={model}", "trainer=best_quality", "trainer.num_epochs=2").trainer
+    assert best.max_steps is None
+    checked("train", f"model={model}", "trainer=fast")
 
 
 def test_eight_bits_are_for_frozen_weights():
