@@ -11,7 +11,7 @@ from PIL import Image
 
 from src.callbacks.base import Callback, RunView
 from src.errors import UserError
-from src.inference.generate import GeneratedImage, generate, plan_images, require_size
+from src.inference.generate import GeneratedImage, generate, generate_planned, plan_images, require_size
 from src.inference.grids import comparison_grid, save_png
 from src.inference.outputs import by_prompt, load_images, save_images
 from src.metrics.evaluate import Reference, Score, evaluate_samples, measure_photos
@@ -83,6 +83,7 @@ class SampleImages(Callback):
             raise UserError("dataset.prompts must hold at least one prompt, and none twice.")
         size = (width or resolution[0], height or resolution[1])
         require_size(*size)
+        self._asked_size = (width, height)
         require_scheduler("callbacks.samples.scheduler", scheduler)
         self._every = every
         self._prompts = list(prompts)
@@ -106,6 +107,29 @@ class SampleImages(Callback):
         self._photos: list[Image.Image] = []
         self._sampled_step: int | None = None
         self._scores: list[Score] = []
+
+    @property
+    def batch_size(self) -> int:
+        """Images at a time."""
+        return int(self._settings["batch_size"])
+
+    def rehearse(self, model: Any, *, resolution: tuple[int, int], batch_size: int) -> None:
+        """Draws one full batch in two denoising steps, for what it needs of memory, and keeps nothing of it.
+
+        Args:
+            model: the diffusion model.
+            resolution: (width, height) of training, where no other size was asked for.
+            batch_size: images at a time.
+        """
+        width, height = self._asked_size
+        size = {"width": width or resolution[0], "height": height or resolution[1]}
+        settings = {**self._settings, **size, "batch_size": batch_size, "num_steps": 2}
+        # Longer prompts take more memory: those of the most chunks.
+        negative = settings["negative_prompt"]
+        prompts = sorted(self._prompts, key=lambda prompt: -model.chunks_of(prompt, negative))
+        del settings["batch_size"]
+        planned = plan_images(prompts=prompts, **settings)[:batch_size]
+        generate_planned(model, planned, batch_size=batch_size)
 
     def needs_guard(self, hook: str, step: int) -> bool:
         """Not at the end of a step after which no samples are due."""

@@ -20,6 +20,7 @@ from src.config.checks import (
 )
 from src.config.choices import (
     ARCHITECTURES,
+    COMPONENTS,
     DEVICES,
     PRECISIONS,
     SAMPLERS,
@@ -161,6 +162,13 @@ class TrainConfig:
         if self.model.path is None:
             raise UserError(
                 "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
+            )
+        full = [name for name in COMPONENTS if getattr(self.adapter, name) == "full"]
+        if self.trainer.base_precision != "auto" and full:
+            raise UserError(
+                f"trainer.base_precision={self.trainer.base_precision} keeps the UNet in 8 bits, but with "
+                f"adapter.{full[0]}=full a whole model is trained and saved. Set "
+                f"trainer.base_precision=auto, or adapter.{full[0]}=lora."
             )
         if self.adapter.token_embedding == "train" and not self.dataset.placeholder:
             raise UserError(

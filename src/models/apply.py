@@ -18,6 +18,7 @@ from src.models.adapter_files import OUR_PREFIX, AdapterFiles, adapter_architect
 from src.models.adapters import ADAPTER_NAME, lora_layers
 from src.models.base import DiffusionModel
 from src.models.detect import Architecture
+from src.models.eight_bit import is_eight_bit
 from src.models.quiet import quiet_libraries
 from src.models.safetensors_header import read_header
 from src.models.token_embedding import add_placeholder
@@ -76,6 +77,7 @@ def set_adapter_scale(model: DiffusionModel, scale: float) -> None:
 
 def merge_adapter(model: DiffusionModel) -> None:
     """Adds the LoRA to the weights, at its present scale, and removes its layers. Equal up to rounding."""
+    assert not is_eight_bit(model.denoiser), "weights in 8 bits take no merge: load the base model anew"
     for layer in lora_layers(model.denoiser):
         layer.merge(safe_merge=True)
     model.pipeline().unload_lora_weights()

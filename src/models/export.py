@@ -21,6 +21,7 @@ from src.models.adapter_files import EMBEDDING_FILE, LORA_FILE, MODEL_FOLDER, OU
 from src.models.adapters import ADAPTER_NAME, lora_layers
 from src.models.apply import load_adapter, merge_adapter, set_adapter_scale
 from src.models.base import DiffusionModel, is_own_weight
+from src.models.eight_bit import is_eight_bit
 from src.models.safetensors_header import with_sorted_header
 from src.models.token_embedding import token_embeddings
 
@@ -178,6 +179,7 @@ def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str], 
 
 def base_state(module: nn.Module) -> dict[str, Tensor]:
     """A component's own weights under their ordinary names, without any adapter's or new token's."""
+    assert not is_eight_bit(module), "rounded weights are not saved as a component's own"
     plain = {}
     for name, tensor in module.state_dict().items():
         if is_own_weight(name):

@@ -15,6 +15,7 @@ from src.models.adapters import (
     attach,
 )
 from src.models.base import DiffusionModel
+from src.models.eight_bit import to_eight_bits
 from src.models.load import load_model
 from src.models.prompts import cut_warnings
 from src.run.build_data import PreparedData
@@ -93,6 +94,9 @@ def prepare_model(
     )
     settings = adapter_settings(config.adapter, placeholder=config.dataset.placeholder)
     groups = attach(model, settings, seed=config.trainer.seed)
+    if config.trainer.base_precision != "auto":
+        # From the files' digits, and before it moves: the device never holds the weights of full size.
+        to_eight_bits(model.unet, config.trainer.base_precision)  # type: ignore[arg-type]  # checked by the schema
     if config.trainer.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])

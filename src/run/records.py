@@ -161,6 +161,8 @@ def _chosen(
         chosen |= _class_images(dataset.class_images, lineage)
     if trainer.ema_decay is not None:
         chosen["trainer.ema_decay"] = trainer.ema_decay
+    if trainer.base_precision != "auto":
+        chosen["trainer.base_precision"] = trainer.base_precision
     if config.model.long_prompts:
         chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
         chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks

@@ -13,6 +13,7 @@ from src.data.order import num_micro_batches
 from src.loggers.jsonl import JsonlLogger
 from src.models.adapters import AdapterSettings, attach, load_trainable_state, trainable_state
 from src.models.base import DiffusionModel
+from src.models.eight_bit import to_eight_bits
 from src.models.load import load_model
 from src.training.accelerator import make_accelerator
 from src.training.checkpoint import Checkpointer
@@ -42,6 +43,7 @@ def _make(
     ema_decay: float | None = None,
     max_steps: int = 4,
     caption: str | None = None,
+    base_precision: str | None = None,
 ) -> Run:
     model = load_model(str(pocket))
     settings = AdapterSettings(
@@ -54,6 +56,8 @@ def _make(
         initializer_word="toy",
     )
     groups = attach(model, settings, seed=0)
+    if base_precision is not None:
+        to_eight_bits(model.unet, base_precision)
     records = make_images(folder.parent / "images", 5)
     if caption is not None:
         records = [replace(record, caption=caption) for record in records]
@@ -171,3 +175,18 @@ def test_losses_are_those_of_earlier_versions(pocket, tmp_path) -> None:
         losses.logged[4]["grad_norm/total"]
     ]
     assert seen == pytest.approx(_GOLDEN[run.model.architecture], rel=1e-4), seen
+
+
+@pytest.mark.parametrize("precision", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
+def test_a_base_in_eight_bits_stays_as_it_is_and_teaches_nearly_the_same(precision, pocket_sd15, tmp_path):
+    exact, rounded = Losses(), Losses()
+    _make(pocket_sd15, tmp_path / "exact", [exact]).trainer.fit()
+    run = _make(pocket_sd15, tmp_path / "rounded", [rounded], base_precision=precision)
+    before = {name: tensor.clone() for name, tensor in run.model.denoiser.state_dict().items()}
+    trained = set(trainable_state(run.model))
+    run.trainer.fit()
+    after = run.model.denoiser.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == trained
+    for step, logged in exact.logged.items():
+        assert rounded.logged[step]["loss/train"] == pytest.approx(logged["loss/train"], rel=0.03)
+    assert rounded.logged != exact.logged
