@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from src.checks import require_choice
+from src.config.accelerate_schema import AccelerateConfig
 from src.config.adapter_schema import AdapterConfig
 from src.config.checks import (
     expand_home,
@@ -130,11 +131,21 @@ class TrainConfig:
     captioner: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
+    accelerate: AccelerateConfig = field(default_factory=AccelerateConfig)
+    queue: str | None = None
     run: RunConfig = field(default_factory=RunConfig)
     experiment: Any = None
 
     def __post_init__(self) -> None:
         require_choice("command", self.command, ("train", "prepare", "caption", "inspect"))
+        if self.accelerate.is_distributed and self.command != "train":
+            raise UserError(f"-cn {self.command} is one process: accelerate=... is for training.")
+        if self.queue is not None and (self.command != "train" or not self.logger.get("clearml")):
+            raise UserError(
+                f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
+                "clearml among the loggers."
+            )
+        self.accelerate.require_device("trainer.device", self.trainer.device)
         if (self.captioner is not None) != (self.command == "caption"):
             raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
         exports = self.dataset.export is not None or self.dataset.push_to_hub is not None

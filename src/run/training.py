@@ -45,7 +45,10 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
     started = time.monotonic()
     trainer = config.trainer
     accelerator = make_accelerator(
-        mixed_precision=trainer.mixed_precision, device=trainer.device, deterministic=trainer.deterministic
+        mixed_precision=trainer.mixed_precision,
+        device=trainer.device,
+        deterministic=trainer.deterministic,
+        use_cpu=config.accelerate.use_cpu,
     )
     agreement = Agreement(accelerator)
     is_main = accelerator.is_main_process

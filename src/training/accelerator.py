@@ -20,6 +20,7 @@ def make_accelerator(
     mixed_precision: str = "auto",
     device: str = "auto",
     deterministic: bool = False,
+    use_cpu: bool | None = None,
     group: str = "trainer",
 ) -> Accelerator:
     """Makes the accelerator of a run. A process may make several, one after the other (a sweep).
@@ -28,12 +29,17 @@ def make_accelerator(
         mixed_precision: "auto" (bf16 on a GPU that has it, else "no"), "no", "fp16" or "bf16".
         device: "auto" (cuda, mps, cpu), "cuda", "mps" or "cpu".
         deterministic: only algorithms that give the same bits each time; slower on a GPU.
+        use_cpu: True for the CPU, False for a GPU, None as `device` says.
         group: whose keys these are, for messages.
 
     Raises:
         UserError: the device is not there, or cannot do the precision.
     """
-    device = choose_device(device, key=f"{group}.device")
+    device = choose_device("cpu" if use_cpu else device, key=f"{group}.device")
+    if use_cpu is False and device == "cpu":
+        raise UserError(
+            "accelerate.use_cpu=false asks for a GPU, and there is none. Choose another accelerate=..."
+        )
     if mixed_precision == "auto":
         mixed_precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "no"
     if mixed_precision == "fp16" and device == "cpu":
@@ -48,6 +54,7 @@ def make_accelerator(
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     GradientState._reset_state()
     accelerator = Accelerator(mixed_precision=mixed_precision, cpu=device == "cpu")
+    # accelerate launch --cpu --num_processes 2 starts one process and says nothing.
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:
         raise UserError(
