@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.loggers.clearml_queue import is_on_agent, let_agent_launch
-from src.loggers.clearml_session import Mode, choose_mode, end_task, leave_behind, open_task, prepare_sdk
+from src.loggers.clearml_queue import let_agent_launch
+from src.loggers.clearml_session import (
+    Mode,
+    choose_mode,
+    end_task,
+    is_on_agent,
+    leave_behind,
+    open_task,
+    prepare_sdk,
+)
 from src.loggers.events import read_events
 from src.loggers.protocol import Logger, Number, Point, Status, split_key
 from src.redact import flatten

@@ -12,16 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.loggers.clearml_session import choose_mode, leave_behind, open_task
+from src.loggers.clearml_session import choose_mode, is_on_agent, leave_behind, open_task
 
 log = logging.getLogger(__name__)
-
-
-def is_on_agent() -> bool:
-    """Whether an agent runs this process."""
-    from clearml.config import running_remotely
-
-    return bool(running_remotely())
 
 
 def let_agent_launch() -> None:

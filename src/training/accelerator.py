@@ -1,8 +1,9 @@
-"""Device, precision and processes: what accelerate is asked for."""
+"""Device, precision and processes: what accelerate is asked for, and what ranks tell each other."""
 
 import os
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from src.models.devices import choose_device
 
 # Ranks wait here while the main one samples or saves, which may take longer than a collective's usual limit.
 _AGREEMENT_TIMEOUT = timedelta(hours=12)
+_T = TypeVar("_T")
 
 
 def make_accelerator(
@@ -65,18 +67,32 @@ def make_accelerator(
 
 
 class Agreement:
-    """Lets all ranks see the largest of their numbers, or the main one's words.
+    """Lets all ranks see the largest of their numbers, or the main one's words, or work in shares.
 
     It does not touch the accelerator's own queue. It is also the place where ranks wait for the main one.
+
+    Args:
+        accelerator: None for a single process.
+
+    Attributes:
+        rank: which one this is.
+        num_ranks: how many there are.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator | None = None) -> None:
+        self.rank = 0 if accelerator is None else accelerator.process_index
+        self.num_ranks = 1 if accelerator is None else accelerator.num_processes
         # gloo also beside NCCL, whose waits end after ten minutes.
         self._group: Any = (
             torch.distributed.new_group(backend="gloo", timeout=_AGREEMENT_TIMEOUT)
-            if accelerator.num_processes > 1
+            if self.num_ranks > 1
             else None
         )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
 
     def wait(self) -> None:
         """Waits for all ranks, as long as sampling, scoring or saving on the main one takes."""
@@ -97,3 +113,49 @@ class Agreement:
         texts = [text]
         torch.distributed.broadcast_object_list(texts, src=0, group=self._group)
         return texts[0]
+
+    def share(self, items: Sequence[_T]) -> Sequence[_T]:
+        """Every n-th item, from this rank's own on: what it is to work on."""
+        return items[self.rank :: self.num_ranks]
+
+    def do_shares(self, work: Callable[[], Sequence[_T]]) -> list[_T]:
+        """Every rank works on its share. Every rank must call it, at the same place.
+
+        Args:
+            work: gives the results of what `share` gave this rank, in that order.
+
+        Returns:
+            All results in the order of all items, on the main rank; nothing on the others.
+
+        Raises:
+            Exception: on every rank if the work failed on one: its error there, `RankError` on the others.
+        """
+        if self._group is None:
+            return list(work())
+        results: Sequence[_T] = []
+        failure: Exception | None = None
+        try:
+            results = work()
+        except Exception as error:
+            failure = error
+        self._raise_for_all(failure)
+        shares: list[Any] | None = [None] * self.num_ranks if self.is_main else None
+        torch.distributed.gather_object(list(results), shares, dst=0, group=self._group)
+        if shares is None:
+            return []
+        num_items = sum(map(len, shares))
+        return [shares[index % self.num_ranks][index // self.num_ranks] for index in range(num_items)]
+
+    def _raise_for_all(self, failure: Exception | None) -> None:
+        own = None if failure is None else f"{type(failure).__name__}: {failure}"
+        failures: list[str | None] = [None] * self.num_ranks
+        torch.distributed.all_gather_object(failures, own, group=self._group)
+        if failure is not None:
+            raise failure
+        for rank, cause in enumerate(failures):
+            if cause is not None:
+                raise RankError(f"rank {rank}: {cause}")
+
+
+class RankError(RuntimeError):
+    """Work that ranks shared failed on another one."""

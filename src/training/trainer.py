@@ -125,7 +125,8 @@ class Trainer:
         )
         self._saver = Saver(checkpointer, snapshot, accelerator=accelerator, agreement=self._agreement)
         self._signals = StopSignals()
-        seen_by = callbacks if accelerator.is_main_process else []
+        is_main = accelerator.is_main_process
+        seen_by = [callback for callback in callbacks if is_main or callback.on_every_rank]
         self._observers = Observers(seen_by, module=denoiser, seed=seed)
         self._stopwatch = Stopwatch()
         self._state = TrainState()
@@ -316,6 +317,7 @@ class Trainer:
             output_dir=self._output_dir,
             model=self._model,
             logger=self._logger,
+            ranks=self._agreement,
         )
         with self._stopwatch.paused():
             reason = self._observers.call(hook, view, *arguments)
