@@ -152,6 +152,8 @@ def _check_sweep_first(root: Root, overrides: Sequence[str]) -> None:
         config = compose_root(root, line, with_hydra=True)
         folder = Path(config.hydra.sweep.dir)
         is_continued = OmegaConf.select(config, "trainer.resume") not in (None, "never")
+        if OmegaConf.select(config, "hydra.launcher.max_num_timeout") and "trainer" in config:
+            _require_resume(str(config.trainer.resume))
         if not is_continued and sweep.has_results(folder):
             remedy = " or set trainer.resume=auto to continue its runs" if "trainer" in config else ""
             raise UserError(f"{folder} already holds a sweep. Give another run.name{remedy}.")
@@ -163,6 +165,14 @@ def _check_sweep_first(root: Root, overrides: Sequence[str]) -> None:
             refusals.append(error)
     if len(refusals) == len(lines):
         raise refusals[0]
+
+
+def _require_resume(resume: str) -> None:
+    if resume != "auto":
+        raise UserError(
+            "hydra.launcher.max_num_timeout puts a job into the queue again, and "
+            f"trainer.resume={resume} would not go on there. Add trainer.resume=auto (a job that has not begun begins)."
+        )
 
 
 def _refuse_in_sweeps(config: TrainConfig) -> None:
@@ -178,6 +188,10 @@ def _refuse_in_sweeps(config: TrainConfig) -> None:
 def _run_sweep(run: Callable[[], None]) -> int:
     """Runs all jobs, tells what came of them, also of a sweep that was stopped, and returns the exit code."""
     error: BaseException | None = None
+    # For jobs in processes of their own. Slurm's warning is to be a signal that the loop saves on.
+    paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
     with SIGNALS.sweep():
         try:
             run()
@@ -323,6 +337,7 @@ class _Runner:
                 sweep.write_row(run_dir, swept, sweep.STOPPED, results=results)
             if SIGNALS.owns_sweep:
                 raise
+            SIGNALS.hand_on()
             return None
         except Exception as error:
             message = self._message(error)

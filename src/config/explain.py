@@ -20,7 +20,7 @@ from src.config.composition import Root, compose_root
 
 CompositionError = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 # Hydra's plugins from the optional packages, by the group that they add options to.
-_OPTIONAL = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib",)}
+_OPTIONAL = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib", "submitit_local", "submitit_slurm")}
 
 
 def explain(error: Exception, *, root: Root, overrides: Sequence[str], builds_on: str) -> str:
