@@ -1,7 +1,6 @@
 """How many processes a run has and where, in the words of accelerate's own files; see `schema.py`."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from src.checks import require_choice
 from src.config.checks import require_at_least, require_between
@@ -25,9 +24,13 @@ class AccelerateConfig:
     main_process_ip: str | None = None
     main_process_port: int | None = None
     same_network: bool = False
-    fsdp_config: Any = None
 
     def __post_init__(self) -> None:
+        if self.distributed_type == "FSDP":
+            raise UserError(
+                "accelerate.distributed_type=FSDP: sharded training is not supported. Use accelerate=multi_gpu, "
+                "and trainer.gradient_checkpointing=true to save memory."
+            )
         require_choice("accelerate.distributed_type", self.distributed_type, DISTRIBUTED_TYPES)
         require_at_least("accelerate.num_machines", self.num_machines, 1)
         require_at_least("accelerate.machine_rank", self.machine_rank, 0)

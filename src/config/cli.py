@@ -171,7 +171,7 @@ def _require_resume(resume: str) -> None:
     if resume != "auto":
         raise UserError(
             "hydra.launcher.max_num_timeout puts a job into the queue again, and "
-            f"trainer.resume={resume} would not go on there. Add trainer.resume=auto (a job that has not begun begins)."
+            f"trainer.resume={resume} would not go on there. Add trainer.resume=auto."
         )
 
 
@@ -238,6 +238,11 @@ def _check_first(root: Root, overrides: Sequence[str], *, will_run: bool) -> Non
     if isinstance(checked, TrainConfig) and checked.queue is not None and root.name != "train":
         raise UserError(
             f"queue={checked.queue}: a ClearML agent runs conf/train.yaml and not -cn {root.name}."
+        )
+    if isinstance(checked, InferenceConfig) and world_size() > 1:
+        raise UserError(
+            f"Generation is one process, and the launcher started {world_size()}. Start python inference.py itself; "
+            "for several GPUs once on each, with a part of the prompts."
         )
     if will_run and world_size() > 1 and _is_named_by_the_time(config):
         raise UserError(

@@ -48,5 +48,8 @@ def test_two_processes_draw_half_each_and_a_failure_on_one_is_skipped_by_both(
             assert (one / f"{name}.png").read_bytes() == (two / f"{name}.png").read_bytes(), name
     assert not (tmp_path / "world2/images/step_00000004").exists()
     assert main["scores"] == pytest.approx(alone["scores"], rel=1e-5)
-    assert main["scores"].keys() >= {"dino[pocket-random]/samples", "clip_t[pocket-random]/gap_closed"}
+    judged = {
+        f"{judge}[pocket-random]/{series}" for judge in ("dino", "clip_t") for series in ("base", "held_out")
+    }
+    assert main["scores"].keys() >= judged
     assert other["scores"] == {}
