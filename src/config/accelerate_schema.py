@@ -28,8 +28,8 @@ class AccelerateConfig:
     def __post_init__(self) -> None:
         if self.distributed_type == "FSDP":
             raise UserError(
-                "accelerate.distributed_type=FSDP: sharded training is not supported. Use accelerate=multi_gpu, "
-                "and trainer.gradient_checkpointing=true to save memory."
+                "accelerate.distributed_type=FSDP: sharded training is not supported. Use "
+                "accelerate=multi_gpu, and trainer.gradient_checkpointing=true to save memory."
             )
         require_choice("accelerate.distributed_type", self.distributed_type, DISTRIBUTED_TYPES)
         require_at_least("accelerate.num_machines", self.num_machines, 1)

@@ -241,8 +241,8 @@ def _check_first(root: Root, overrides: Sequence[str], *, will_run: bool) -> Non
         )
     if isinstance(checked, InferenceConfig) and world_size() > 1:
         raise UserError(
-            f"Generation is one process, and the launcher started {world_size()}. Start python inference.py itself; "
-            "for several GPUs once on each, with a part of the prompts."
+            f"Generation is one process, and the launcher started {world_size()}. Start it without one; for "
+            "several GPUs once on each, with a part of the prompts."
         )
     if will_run and world_size() > 1 and _is_named_by_the_time(config):
         raise UserError(

@@ -20,7 +20,7 @@ def start(folder, *arguments, **own):
     names = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH"}
     environment = {name: value for name, value in os.environ.items() if name not in names}
     return subprocess.Popen(
-        ["sh", str(PROJECT_ROOT / "train_run.sh"), *arguments, *FEW, f"paths.cache_dir={folder}/cache"],
+        ["sh", str(PROJECT_ROOT / "train_run.sh"), *FEW, f"paths.cache_dir={folder}/cache", *arguments],
         cwd=folder,
         env=environment | {"OMP_NUM_THREADS": "1", "DARKROOM_PYTHON": sys.executable} | own,
         stdout=subprocess.PIPE,
