@@ -26,11 +26,6 @@ class AccelerateConfig:
     same_network: bool = False
 
     def __post_init__(self) -> None:
-        if self.distributed_type == "FSDP":
-            raise UserError(
-                "accelerate.distributed_type=FSDP: sharded training is not supported. Use "
-                "accelerate=multi_gpu, and trainer.gradient_checkpointing=true to save memory."
-            )
         require_choice("accelerate.distributed_type", self.distributed_type, DISTRIBUTED_TYPES)
         require_at_least("accelerate.num_machines", self.num_machines, 1)
         require_at_least("accelerate.machine_rank", self.machine_rank, 0)
@@ -52,6 +47,11 @@ class AccelerateConfig:
     def is_distributed(self) -> bool:
         """Whether a launcher has to start the processes."""
         return self.distributed_type != "NO"
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether weights, gradients and optimiser states lie in shards, one a process (FSDP)."""
+        return self.distributed_type == "FSDP"
 
     def require_device(self, key: str, device: str) -> None:
         """Refuses a device that `use_cpu` contradicts.

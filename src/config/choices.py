@@ -3,7 +3,7 @@
 ARCHITECTURES = ("auto", "sd15", "sdxl")
 COMPONENT_MODES = ("lora", "full", "frozen")
 # accelerate's names. NO is one process; MULTI_GPU also starts several processes on the CPU.
-DISTRIBUTED_TYPES = ("NO", "MULTI_GPU")
+DISTRIBUTED_TYPES = ("NO", "MULTI_GPU", "FSDP")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CACHE_PRECISIONS = ("fp32", "fp16", "bf16")
 PRECISIONS = ("auto", "no", "fp16", "bf16")

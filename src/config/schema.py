@@ -145,6 +145,8 @@ class TrainConfig:
                 f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
                 "clearml among the loggers."
             )
+        if self.accelerate.is_sharded:
+            self._refuse_with_shards()
         self.accelerate.require_device("trainer.device", self.trainer.device)
         if (self.captioner is not None) != (self.command == "caption"):
             raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
@@ -166,6 +168,18 @@ class TrainConfig:
             raise UserError(
                 "adapter.token_embedding=train needs dataset.placeholder, the word that is trained."
             )
+
+    def _refuse_with_shards(self) -> None:
+        """Sharded is the UNet; a part that is trained beside it would go its own way in each process."""
+        adapter = self.adapter
+        modes = (adapter.unet, adapter.text_encoder, adapter.text_encoder_2, adapter.token_embedding)
+        if modes != ("full", "frozen", "frozen", "frozen"):
+            raise UserError(
+                "accelerate.distributed_type=FSDP is for full fine-tuning of the UNet alone: adapter=full "
+                "adapter.token_embedding=frozen. LoRA needs no shards: accelerate=multi_gpu is faster."
+            )
+        if self.trainer.mixed_precision == "fp16":
+            raise UserError("accelerate.distributed_type=FSDP does not go with trainer.mixed_precision=fp16.")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -52,6 +52,8 @@ def make_accelerator(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = False
+    # FSDP is ours (`sharding.py`), its launcher accelerate's: which would have it wrap the model as well.
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
     # accelerate keeps its settings in class attributes and refuses others in the same process.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     GradientState._reset_state()

@@ -14,7 +14,7 @@ from src.training.checkpoint import Checkpointer, load_checkpoint
 from src.training.observers import describe
 from src.training.optimizers import all_finite
 from src.training.resume import resolve
-from src.training.snapshot import Snapshot
+from src.training.snapshot import Snapshot, Taken
 from src.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Saver:
         self._snapshot = snapshot
         self._is_main = accelerator.is_main_process
         self._agreement = agreement
+        self._gathered: Taken | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is or would be."""
@@ -79,6 +80,8 @@ class Saver:
         Raises:
             UserError: it could not be written; on every rank.
         """
+        # Shards are put together by all ranks.
+        self._gathered = self._snapshot.take(state) if self._snapshot.is_sharded else None
         failure = None
         if self._is_main:
             try:
@@ -91,10 +94,14 @@ class Saver:
         if cause is not None:
             raise failure or UserError(f"The main process could not write a checkpoint: {cause}")
         self.saved_step = state.step
+        self._gathered = None
 
     def rescue(self, state: TrainState) -> None:
         """Writes a checkpoint after an error. No collectives: the other ranks may be anywhere."""
         if not self._is_main or state.step == self.saved_step:
+            return
+        if self._snapshot.is_sharded:
+            _log.error("One process cannot save sharded weights: the last checkpoint stays the newest.")
             return
         if all_finite(self._snapshot.trainable_state().values()):
             self._write(state, num_reserved=1)
@@ -106,7 +113,7 @@ class Saver:
             )
 
     def _write(self, state: TrainState, num_reserved: int) -> None:
-        tensors, documents = self._snapshot.take(state)
+        tensors, documents = self._gathered or self._snapshot.take(state)
         self._checkpointer.save(
             step=state.step,
             tensors=tensors,

@@ -28,6 +28,7 @@ from src.training.optimizers import ParameterGroup, parameter_names, set_learnin
 from src.training.plan import Plan, is_due
 from src.training.running_means import RunningMeans
 from src.training.saving import Saver
+from src.training.sharding import prepare, whole
 from src.training.signals import StopSignals
 from src.training.snapshot import Snapshot
 from src.training.state import TrainResult, TrainState
@@ -100,7 +101,7 @@ class Trainer:
         self._output_dir = output_dir
         self._seed = seed
         self._resume = resume
-        wrapped_denoiser, wrapped_optimizer = accelerator.prepare(denoiser, optimizer)
+        wrapped_denoiser, wrapped_optimizer = prepare(accelerator, denoiser, optimizer)
         self._optimizer_step = OptimizerStep(
             accelerator=accelerator,
             denoiser=wrapped_denoiser,
@@ -268,7 +269,8 @@ class Trainer:
         self._validated_step = step
         with self._stopwatch.paused():
             try:
-                tables = self._validator.measure()
+                with whole(self._denoiser):
+                    tables = self._validator.measure()
             except Exception as error:
                 failure = error
             if self._agreement.largest(int(failure is not None)):

@@ -10,13 +10,15 @@ from src.errors import UserError
 from tests.config.test_experiments import checked, options
 
 CONF = PROJECT_ROOT / "conf/accelerate"
+SHARDS = ("accelerate=fsdp", "adapter=full", "adapter.token_embedding=frozen")
 SLURM = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}
 
 
 @pytest.mark.parametrize("option", options("accelerate"))
 def test_each_file_is_one_of_accelerates_own_and_passes_our_gates(option):
     theirs = load_config_from_file(str(CONF / f"{option}.yaml"))
-    ours = checked("train", f"accelerate={option}").accelerate
+    needed = SHARDS[1:] if option == "fsdp" else ()
+    ours = checked("train", f"accelerate={option}", *needed).accelerate
     assert theirs.distributed_type.value == ours.distributed_type
     assert (theirs.num_processes, theirs.num_machines) == (ours.num_processes, ours.num_machines)
 
@@ -84,7 +86,13 @@ def test_what_is_missing_is_named(settings, environment, message):
         (["accelerate.num_processes=2"], "does not go with accelerate.distributed_type=NO"),
         (["accelerate=multi_gpu", "accelerate.num_processes=0"], "at least 1"),
         (["accelerate=multi_cpu", "accelerate.num_processes=-1"], "counts GPUs"),
-        (["accelerate=multi_gpu", "accelerate.distributed_type=MULTI_CPU"], "is not one of: NO, MULTI_GPU"),
+        (
+            ["accelerate=multi_gpu", "accelerate.distributed_type=MULTI_CPU"],
+            "is not one of: NO, MULTI_GPU, FSDP",
+        ),
+        (["accelerate=fsdp"], "is for full fine-tuning of the UNet alone: adapter=full"),
+        ([*SHARDS[:2], "adapter.token_embedding=train"], "adapter.token_embedding=frozen"),
+        ([*SHARDS, "trainer.mixed_precision=fp16"], "does not go with trainer.mixed_precision=fp16"),
         (
             ["accelerate=cpu", "trainer.device=cuda"],
             "trainer.device=cuda contradicts accelerate.use_cpu=true",

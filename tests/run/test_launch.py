@@ -9,6 +9,8 @@ import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from src.config.build import PROJECT_ROOT
 from src.training.checkpoint import find_damage, list_checkpoints
@@ -107,3 +109,29 @@ def test_generation_under_a_launcher_is_refused(tmp_path):
     )
     assert done.returncode == 2
     assert "Generation is one process, and the launcher started 2" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_unet_trained_in_shards_is_the_one_trained_whole(tmp_path):
+    """The built-in model in full: losses, the saved pipeline, and samples drawn meanwhile."""
+    full = ("adapter=full", "adapter.token_embedding=frozen", "trainer.max_steps=2")
+    shards = ("accelerate=fsdp", "accelerate.use_cpu=true", "accelerate.num_processes=2")
+    sampling = ("callbacks=default", "callbacks.machine_load=null", "callbacks.samples.num_steps=1")
+    code, out, err = end(start(tmp_path, "trainer.batch_size=4", *full, "run.name=whole"))
+    assert code == 0, err
+    code, out, err = end(start(tmp_path, *full, *shards, *sampling, "run.name=shards"))
+    assert code == 0, err
+    assert "Failed" not in out
+    one, two = (tmp_path / "outputs/train" / name for name in ("whole", "shards"))
+    results = [json.loads((run / "result.json").read_text()) for run in (one, two)]
+    for name in ("loss_train", "loss_validation", "loss_train_probe"):
+        assert results[1][name] == pytest.approx(results[0][name], rel=1e-5)
+    for file in ("model_index.json", "unet/config.json"):
+        assert (two / "adapter/model" / file).read_text() == (one / "adapter/model" / file).read_text()
+    weights = [
+        load_file(run / "adapter/model/unet/diffusion_pytorch_model.safetensors") for run in (one, two)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5)
+    assert len(list((two / "images/step_00000002").glob("*.png"))) == 4

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from src.callbacks.base import Callback
-from src.data.encode import EncodedDataset
 from src.training.accelerator import make_accelerator
 from src.training.optimizer_step import OptimizerStep
+from src.training.sharding import whole
 from src.training.validation import Validator
+from tests.training import tiny
 from tests.training.tiny import Tiny, make_class_images, make_images
 
 
@@ -75,17 +76,18 @@ def main(folder: Path, settings: dict) -> None:
 
     steps = [-1]
     OptimizerStep.take = watched
-    measure, batch = Validator.measure, EncodedDataset.batch
+    measure, step_batches = Validator.measure, tiny.step_batches
 
     def measured(self):
         fail("validation", steps[-1] + 1)
         return measure(self)
 
-    def loaded(self, *arguments, **keywords):
-        fail("loader", steps[-1] + 1)
-        return batch(self, *arguments, **keywords)
+    def loaded(*arguments, **keywords):
+        for number, share in enumerate(step_batches(*arguments, **keywords)):
+            fail("loader", number)
+            yield share
 
-    Validator.measure, EncodedDataset.batch = measured, loaded
+    Validator.measure, tiny.step_batches = measured, loaded
     if unwritable and accelerator.is_main_process:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.checkpoints / ".tmp-step_00000002").symlink_to("/nowhere/at/all")
@@ -96,6 +98,8 @@ def main(folder: Path, settings: dict) -> None:
         if unwritable and accelerator.is_main_process:
             time.sleep(30)
         raise
+    with whole(run.denoiser):
+        weights = {name: tensor.flatten().tolist() for name, tensor in run.weights().items()}
     (folder / f"rank{accelerator.process_index}.json").write_text(
         json.dumps(
             {
@@ -107,7 +111,7 @@ def main(folder: Path, settings: dict) -> None:
                 "losses": record.losses,
                 "curves": record.curves,
                 "seen": seen,
-                "weights": {name: tensor.flatten().tolist() for name, tensor in run.weights().items()},
+                "weights": weights,
             }
         )
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from src.training.checkpoint import find_damage, list_checkpoints
+from src.training.checkpoint import find_damage, list_checkpoints, load_checkpoint
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,3 +134,31 @@ def test_the_main_rank_failing_to_save_ends_all(tmp_path) -> None:
         "The main process could not write a checkpoint: .*could not be written", completed.stderr
     )
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones_do_and_checkpoints_do_not_tell(tmp_path) -> None:
+    settings = {"accumulation": 2, "validate_every": 3, "save_every": 3}
+    [alone] = _run(tmp_path / "one", 1, **settings, max_steps=6, batch_size=6)
+    first, second = _run(tmp_path / "two", 2, **settings, max_steps=6, batch_size=3, sharded=True)
+    assert _flat(first["losses"]) == pytest.approx(_flat(alone["losses"]), rel=1e-5)
+    for step in alone["curves"]:
+        assert first["curves"][step] == pytest.approx(alone["curves"][step], rel=1e-5)
+    assert first["weights"] == second["weights"]
+    one, two = (
+        load_checkpoint(tmp_path / name / "checkpoints/step_00000006").tensors for name in ("one", "two")
+    )
+    for file in one:
+        assert one[file].keys() == two[file].keys()
+        for name, tensor in one[file].items():
+            torch.testing.assert_close(two[file][name], tensor, rtol=1e-3, atol=1e-5)
+
+    shutil.rmtree(tmp_path / "two/checkpoints/step_00000006")
+    resumed, _ = _run(tmp_path / "two", 2, **settings, max_steps=6, batch_size=3, sharded=True, resume="auto")
+    assert resumed["weights"] == first["weights"]
+    assert _flat(resumed["losses"]) == {
+        name: value for name, value in _flat(first["losses"]).items() if int(name.split()[0]) > 3
+    }
+    shutil.rmtree(tmp_path / "two/checkpoints/step_00000006")
+    [one_alone] = _run(tmp_path / "two", 1, **settings, max_steps=6, batch_size=6, resume="auto")
+    assert one_alone["curves"]["6"] == pytest.approx(first["curves"]["6"], rel=1e-5)

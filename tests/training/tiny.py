@@ -26,6 +26,7 @@ from src.training.objective import Objective
 from src.training.optimizer_step import Share
 from src.training.optimizers import make_optimizer
 from src.training.plan import Plan
+from src.training.sharding import shard
 from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
 
@@ -169,6 +170,7 @@ class Tiny:
     max_grad_norm: float | None = 1.0
     class_records: list[Record] = field(default_factory=list)
     prior_loss_weight: float | None = None
+    sharded: bool = False
     denoiser: TinyDenoiser = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
 
@@ -185,6 +187,9 @@ class Tiny:
         else:
             assert not any(record.caption == NAN_CAPTION for record in self.records)
         groups = [group for group in groups_of(self.denoiser) if group.parameters]
+        if self.sharded:
+            blocks = [self.denoiser.condition, self.denoiser.text]
+            groups = shard(self.denoiser, blocks, groups, accelerator=accelerator)
         self.optimizer = make_optimizer(
             groups, algorithm=self.algorithm, lr=self.lr, lr_text_encoder=self.lr / 10, lr_token_embedding=0.1
         )
