@@ -1,10 +1,13 @@
 """From `accelerate=...` to what accelerate's launcher is told, and what is refused before it starts."""
 
+import re
+
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from src.config.accelerate_schema import AccelerateConfig
 from src.config.build import PROJECT_ROOT
+from src.config.cli import _refuse_in_sweeps
 from src.config.launch import may_launch, plan_launch, require_as_configured
 from src.errors import UserError
 from tests.config.test_experiments import checked, options
@@ -99,8 +102,22 @@ def test_what_is_missing_is_named(settings, environment, message):
         ),
         (["accelerate=gpu", "trainer.device=cpu"], "trainer.device=cpu contradicts accelerate.use_cpu=false"),
         (["accelerate=multi_cpu", "command=prepare"], "-cn prepare is one process"),
+        (["queue=gpu", "logger=[tensorboard]"], "clearml among the loggers"),
+        (["queue=gpu", "command=prepare"], "it goes with train"),
     ],
 )
 def test_what_makes_no_sense_is_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         checked("train", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("accelerate=multi_gpu", "A sweep (-m) runs each job in one process"),
+        ("queue=gpu", "does not go with a sweep (-m)"),
+    ],
+)
+def test_what_a_sweep_cannot_do(override, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        _refuse_in_sweeps(checked("train", override))

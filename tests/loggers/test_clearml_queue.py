@@ -93,8 +93,6 @@ def test_an_agent_trains_with_the_edited_overrides(server: ClearmlServer, tmp_pa
     [
         (["queue=gpu"], False, "queue=gpu needs a ClearML server: no credentials"),
         (["queue=gpus"], True, "queue=gpus is not on the ClearML server. There: gpu."),
-        (["queue=gpu", "-m", "trainer.seed=1,2"], True, "does not go with a sweep"),
-        (["queue=gpu", "logger=[tensorboard]"], True, "with clearml among the loggers"),
     ],
 )
 def test_what_cannot_be_queued_is_one_line_and_no_task(
