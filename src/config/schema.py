@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from src.checks import require_choice
+from src.config.accelerate_schema import AccelerateConfig
 from src.config.adapter_schema import AdapterConfig
 from src.config.checks import (
     expand_home,
@@ -131,11 +132,23 @@ class TrainConfig:
     captioner: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
+    accelerate: AccelerateConfig = field(default_factory=AccelerateConfig)
+    queue: str | None = None
     run: RunConfig = field(default_factory=RunConfig)
     experiment: Any = None
 
     def __post_init__(self) -> None:
         require_choice("command", self.command, ("train", "prepare", "caption", "inspect"))
+        if self.accelerate.is_distributed and self.command != "train":
+            raise UserError(f"-cn {self.command} is one process: accelerate=... is for training.")
+        if self.queue is not None and (self.command != "train" or not self.logger.get("clearml")):
+            raise UserError(
+                f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
+                "clearml among the loggers."
+            )
+        if self.accelerate.is_sharded:
+            self._refuse_with_shards()
+        self.accelerate.require_device("trainer.device", self.trainer.device)
         if (self.captioner is not None) != (self.command == "caption"):
             raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
         exports = self.dataset.export is not None or self.dataset.push_to_hub is not None
@@ -187,6 +200,23 @@ class TrainConfig:
                 f"trainer.unmasked_weight={weight} is not used without masks. Take it away, or set "
                 "dataset.masks=files or alpha."
             )
+
+    def _refuse_with_shards(self) -> None:
+        """Sharded is the UNet; a part that is trained beside it would go its own way in each process."""
+        adapter = self.adapter
+        modes = (adapter.unet, adapter.text_encoder, adapter.text_encoder_2, adapter.token_embedding)
+        if modes != ("full", "frozen", "frozen", "frozen"):
+            raise UserError(
+                "accelerate.distributed_type=FSDP is for full fine-tuning of the UNet alone: adapter=full "
+                "adapter.token_embedding=frozen. LoRA needs no shards: accelerate=multi_gpu is faster."
+            )
+        if self.optimizer.class_name != "AdamW" or self.trainer.ema_decay is not None:
+            raise UserError(
+                "accelerate.distributed_type=FSDP goes with optimizer=adamw and trainer.ema_decay=null only: other "
+                "optimisers and averages were not tried on shards."
+            )
+        if self.trainer.mixed_precision == "fp16":
+            raise UserError("accelerate.distributed_type=FSDP does not go with trainer.mixed_precision=fp16.")
 
 
 @dataclass(slots=True, kw_only=True)

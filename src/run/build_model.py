@@ -21,6 +21,7 @@ from src.models.prompts import cut_warnings
 from src.run.build_data import PreparedData
 from src.run.drawn_class_images import base_and_drawn_images
 from src.training.accelerator import Agreement
+from src.training.sharding import shard
 
 log = logging.getLogger(__name__)
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -100,6 +101,10 @@ def prepare_model(
     if config.trainer.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])
+    if config.accelerate.is_sharded:
+        unet = model.unet
+        blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        groups = shard(unet, blocks, groups, accelerator=accelerator)
     return groups
 
 

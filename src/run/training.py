@@ -39,6 +39,7 @@ from src.training.observers import describe as describe_error
 from src.training.phase_memory import PhaseMemory
 from src.training.resume import resolve as resolve_resume
 from src.training.saving import checkpoint_bytes
+from src.training.sharding import whole
 from src.training.state import TrainResult
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,10 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
     started = time.monotonic()
     trainer = config.trainer
     accelerator = make_accelerator(
-        mixed_precision=trainer.mixed_precision, device=trainer.device, deterministic=trainer.deterministic
+        mixed_precision=trainer.mixed_precision,
+        device=trainer.device,
+        deterministic=trainer.deterministic,
+        use_cpu=config.accelerate.use_cpu,
     )
     agreement = Agreement(accelerator)
     is_main = accelerator.is_main_process
@@ -122,9 +126,11 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
             if is_main:
                 write_records(job, {**lineage, "resumed_with_changes": list(loop.changes)}, logger)
             result = loop.fit()
-            if is_main and result.received_signal is None:
+            if result.received_signal is None:
                 metadata = short_form(lineage, job.resolved)
-                _export(result, model, config=config, job=job, metadata=metadata, logger=logger)
+                with whole(model.denoiser):
+                    if is_main:
+                        _export(result, model, config=config, job=job, metadata=metadata, logger=logger)
             agreement.wait()
             logger.close("completed" if result.received_signal is None else "aborted", result.stop_reason)
         outcome = _outcome(result, callbacks, seconds=time.monotonic() - started)

@@ -19,6 +19,7 @@ from src.training.bad_steps import NonFiniteError, StepRecord, describe_bad, des
 from src.training.evaluation_weights import EvaluationWeights
 from src.training.objective import MicroLoss, Objective
 from src.training.optimizers import ParameterGroup
+from src.training.sharding import gathered
 from src.training.state import TrainState
 
 Share = tuple[MicroBatch, Batch]
@@ -172,7 +173,7 @@ class OptimizerStep:
             self._accelerator.scaler.unscale_(self._optimizer.optimizer)
         norms = torch.stack(
             [
-                get_total_norm([p.grad for p in parameters if p.grad is not None]).to(
+                gathered(get_total_norm([p.grad for p in parameters if p.grad is not None])).to(
                     self._accelerator.device
                 )
                 for parameters in self._parameters

@@ -32,6 +32,7 @@ from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan, is_due
 from src.training.running_means import RunningMeans
 from src.training.saving import Saver
+from src.training.sharding import prepare, whole
 from src.training.signals import StopSignals
 from src.training.snapshot import Snapshot
 from src.training.spikes import SpikeWatch, report_spikes
@@ -122,7 +123,7 @@ class Trainer:
         self._seed = seed
         self._resume = resume
         self._memory_remedies = memory_remedies
-        wrapped_denoiser, wrapped_optimizer = accelerator.prepare(denoiser, optimizer)
+        wrapped_denoiser, wrapped_optimizer = prepare(accelerator, denoiser, optimizer)
         self._evaluation = make_evaluation_weights(groups, optimizer=optimizer, ema_decay=ema_decay)
         self._optimizer_step = OptimizerStep(
             accelerator=accelerator,
@@ -163,7 +164,8 @@ class Trainer:
             every_minutes=save_every_minutes,
             wait_for_space=wait_for_space,
         )
-        seen_by = callbacks if accelerator.is_main_process else []
+        is_main = accelerator.is_main_process
+        seen_by = [callback for callback in callbacks if is_main or callback.on_every_rank]
         self._observers = Observers(seen_by, module=denoiser, seed=seed, evaluation=self._evaluation)
         self._stopwatch = Stopwatch()
         if memory is None:
@@ -340,7 +342,7 @@ class Trainer:
         self._validated_step = step
         with self._stopwatch.paused(), self._memory.phase("validate", step=step):
             try:
-                with self._evaluation.applied():
+                with self._evaluation.applied(), whole(self._denoiser):
                     tables = self._validator.measure()
             except Exception as error:
                 failure = error
@@ -390,6 +392,7 @@ class Trainer:
             output_dir=self._output_dir,
             model=self._model,
             logger=self._logger,
+            ranks=self._agreement,
         )
         with self._stopwatch.paused():
             reason = self._observers.call(hook, view, *arguments)
