@@ -152,6 +152,17 @@ def _chosen(
     if config.model.long_prompts:
         chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
         chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks
+    adapter = config.adapter
+    off = {
+        "method": "lora",
+        "rslora": False,
+        "rank_dropout": 0.0,
+        "lokr_factor": None,
+        "num_token_vectors": 1,
+    }
+    for name, value in off.items():
+        if getattr(adapter, name) != value:
+            chosen[f"adapter.{name}"] = getattr(adapter, name)
     if dataset.buckets.enabled:
         chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
     if dataset.cache and dataset.cache_precision != "fp32":
