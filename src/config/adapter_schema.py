@@ -73,7 +73,7 @@ class AdapterConfig:
                 )
             if self.method not in methods:
                 raise UserError(
-                    f"{key}={value} is for adapter.method={' or '.join(methods)}, not for {self.method}. Take it "
+                    f"{key}={value} is for adapter.method={' or '.join(methods)}, not {self.method}. Take it "
                     "away" + (", or set adapter.rank_dropout." if key == "adapter.dropout" else ".")
                 )
         if self.num_token_vectors > 1 and self.token_embedding == "frozen":

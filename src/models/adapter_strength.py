@@ -17,7 +17,7 @@ def set_adapter_scale(model: DiffusionModel, scale: float) -> None:
     """Sets the strength of a loaded adapter; 0 is the base model exactly.
 
     LoRA, LoHa and LoKr add `scale` times what they add at 1. So does DoRA, as in ComfyUI: base weights W
-    become W + scale * (W' - W). peft would scale the low-rank part alone, and leave the magnitudes as they are.
+    become W + scale * (W' - W). peft would scale the low-rank part alone and keep the magnitudes.
     """
     for layer in adapter_layers(model.denoiser):
         if is_dora(layer):

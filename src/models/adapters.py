@@ -124,19 +124,20 @@ def _check_dora(name: str, component: nn.Module, settings: AdapterSettings) -> N
         if not isinstance(layer, LoraLayer) or ADAPTER_NAME not in layer.lora_magnitude_vector:
             continue
         base = layer.get_base_layer()
-        if settings.dropout > 0 and isinstance(base, nn.Conv2d) and base.weight.dtype != torch.float32:
+        if settings.dropout > 0 and isinstance(base, nn.Conv2d):
+            # peft then computes the convolution anew, and fails where the base is in half precision.
             raise UserError(
-                f"adapter.method=dora with adapter.dropout={settings.dropout} cannot train the convolution "
-                f"{name}.{path} in half precision. Set adapter.dropout=0 or trainer.mixed_precision=no, or "
-                "take convolutions out of adapter.target_modules."
+                f"adapter.method=dora with adapter.dropout={settings.dropout} cannot train convolutions, such "
+                f"as {name}.{path}. Set adapter.dropout=0, or take them out of adapter.target_modules."
             )
-        norms = row_norms(base.weight)
+        weight: Tensor = base.weight
+        norms = row_norms(weight)
         if not norms.all():
             raise UserError(
                 f"adapter.method=dora cannot train {name}.{path}: a row of its weights is zero and has no "
                 "direction. Take it out of adapter.target_modules, or use adapter.method=lora."
             )
-        magnitude = layer.lora_magnitude_vector[ADAPTER_NAME].weight
+        magnitude: nn.Parameter = layer.lora_magnitude_vector[ADAPTER_NAME].weight
         magnitude.data = norms.reshape(magnitude.shape)
 
 

@@ -23,7 +23,7 @@ from src.models.adapter_files import (
 )
 from src.models.adapter_strength import set_adapter_scale
 from src.models.adapters import ADAPTER_NAME, adapter_layers
-from src.models.base import DiffusionModel
+from src.models.base import DiffusionModel, is_adapter_weight
 from src.models.detect import Architecture
 from src.models.peft_folder import load_peft
 from src.models.quiet import quiet_libraries
@@ -31,6 +31,7 @@ from src.models.safetensors_header import read_header
 from src.models.token_embedding import add_placeholder
 
 _MAGNITUDE = ".lora_magnitude_vector"
+_KINDS = ("A.weight", "B.weight", "magnitude_vector", "magnitude_vector.weight")
 
 
 def load_adapter(
@@ -63,6 +64,10 @@ def load_adapter(
     set_adapter_scale(model, scale)
     if files.embedding is not None and with_token_embedding:
         _load_embedding(model, files.embedding)
+    for name, parameter in model.denoiser.named_parameters():
+        if is_adapter_weight(name):
+            # Out of the file's memory: CPU kernels round by how memory is aligned.
+            parameter.data = parameter.data.clone()
     model.denoiser.requires_grad_(False).eval()
 
 
@@ -114,7 +119,7 @@ def _load_lora(model: DiffusionModel, file: Path, *, must_have_effect: bool) -> 
         second = [matrix for name, matrix in matrices.items() if name.endswith("lora_B.weight")]
         has_effect = any(bool(matrix.any()) for matrix in second) or (
             # A DoRA may have learned lengths alone; its own header knows.
-            any(name.endswith(_MAGNITUDE) for name in matrices)
+            any(_MAGNITUDE in name for name in matrices)
             and f"{OUR_PREFIX}nothing_learned" not in header.metadata
         )
         if must_have_effect and not has_effect:
@@ -148,16 +153,14 @@ def _check_fits(model: DiffusionModel, file: Path, matrices: Mapping[str, Tensor
     for name, matrix in matrices.items():
         module_name, _, kind = name.rpartition(".lora_")
         module = _find(model, module_name)
-        if kind not in ("A.weight", "B.weight", "magnitude_vector") or not isinstance(
-            module, nn.Linear | nn.Conv2d
-        ):
+        if not isinstance(module, nn.Linear | nn.Conv2d) or kind not in _KINDS:
             raise UserError(
                 f"The adapter {file} does not fit the {model.architecture} base model, which has no place "
                 f"for {name}. Use the base model that it was trained for (model.path)."
             )
         axis = 1 if kind == "A.weight" else 0
         # The magnitudes of a convolution have their rows second.
-        size = matrix.numel() if kind == "magnitude_vector" else matrix.shape[axis]
+        size = matrix.numel() if kind.startswith("magnitude") else matrix.shape[axis]
         if size != module.weight.shape[axis]:
             raise UserError(
                 f"The adapter {file} does not fit the {model.architecture} base model: {name} has size "

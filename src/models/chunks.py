@@ -36,7 +36,7 @@ def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
 def spelled_out(tokenizer: CLIPTokenizer, prompt: str) -> str:
     """A prompt in which a placeholder of several vectors is followed by its further tokens.
 
-    As diffusers' pipelines do it (`maybe_convert_prompt`), to the letter: "toyA" becomes "toyA toyA_1 toyA_2".
+    As diffusers' pipelines do it (`maybe_convert_prompt`), to the letter: "toyA" becomes "toyA toyA_1".
     There, as here, only the spelling that was trained brings all vectors: "TOYA" stays the first one alone.
     """
     added = tokenizer.added_tokens_encoder
@@ -55,8 +55,8 @@ def split_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
     """The chunks of a prompt, at least one.
 
     A chunk ends after its last comma if that leaves fewer than 20 tokens empty, else at the end of a word,
-    that is before white space. Only a word that no chunk can hold is torn. A placeholder of several vectors is
-    spelled out first, and places are those of the text that comes of it.
+    that is before white space. Only a word that no chunk can hold is torn. A placeholder of several vectors
+    is spelled out first, and places are those of the text that comes of it.
     """
     prompt = spelled_out(tokenizer, prompt)
     encoded = _encode(tokenizer, prompt)

@@ -152,6 +152,11 @@ def _save_lora(
         layers = get_peft_model_state_dict(component)
         if name != "unet":
             layers = convert_state_dict_to_diffusers(layers)
+            # transformers loads DoRA's lengths under their whole name only, and leaves others out unasked.
+            layers = {
+                f"{key}.weight" if key.endswith(".lora_magnitude_vector") else key: value
+                for key, value in layers.items()
+            }
         if name == "text_encoder":
             # The published names; newer transformers have dropped the prefix, and loaders take both.
             layers = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in layers.items()}

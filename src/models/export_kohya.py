@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lycoris_utils import LycorisLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
@@ -25,7 +24,7 @@ _IMPLEMENTATIONS = {"sd15": "diffusers", "sdxl": "https://github.com/Stability-A
 
 @torch.no_grad()
 def kohya_tensors(model: DiffusionModel, adapted: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The adapter's tensors under kohya's names, each layer with an alpha for which alpha / rank is its scale.
+    """The adapter's tensors under kohya's names; alpha / rank is each layer's scale.
 
     Args:
         model: its UNet's configuration decides names.
@@ -50,28 +49,27 @@ def kohya_tensors(model: DiffusionModel, adapted: Mapping[str, Any]) -> dict[str
     return tensors
 
 
-def _lora(layer: LoraLayer) -> Iterator[tuple[str, Tensor]]:
+def _lora(layer: Any) -> Iterator[tuple[str, Tensor]]:
     yield "lora_down.weight", layer.lora_A[ADAPTER_NAME].weight
     yield "lora_up.weight", layer.lora_B[ADAPTER_NAME].weight
     if is_dora(layer):
         base = layer.get_base_layer().weight
         adapted = row_norms(base.float() + layer.get_delta_weight(ADAPTER_NAME).float())
         magnitude = layer.lora_magnitude_vector[ADAPTER_NAME].weight.flatten()
-        # DoRA's weight is magnitude * V / |V|, V the weight with the low-rank part (arXiv 2402.09353, equation
-        # 5). Where scales belong to output rows, ComfyUI divides by the base weight's rows, not by V's.
+        # DoRA's weight is magnitude * V / |V|, V the weight with the low-rank part (arXiv 2402.09353,
+        # equation 5). Where scales belong to output rows, ComfyUI divides by the base's rows, not by V's.
         scale = magnitude * row_norms(base) / adapted
         yield "dora_scale", scale.reshape(-1, *[1] * (base.dim() - 1))
 
 
-def _lycoris(layer: BaseTunerLayer) -> Iterator[tuple[str, Tensor]]:
-    assert isinstance(layer, LycorisLayer)
+def _lycoris(layer: Any) -> Iterator[tuple[str, Tensor]]:
     matrices = {
         name: getattr(layer, name)[ADAPTER_NAME]
         for name in layer.adapter_layer_names
         if ADAPTER_NAME in getattr(layer, name)
     }
     if "lokr_w1" in matrices and "lokr_w2" in matrices:
-        # Of two whole factors nothing tells a rank, so readers take no alpha: the scale goes into the small one.
+        # Of two whole factors nothing tells a rank, so readers take no alpha: the scale goes into one.
         matrices["lokr_w1"] = matrices["lokr_w1"] * (layer.alpha[ADAPTER_NAME] / layer.r[ADAPTER_NAME])
     yield from matrices.items()
 

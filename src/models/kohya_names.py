@@ -1,8 +1,8 @@
 """Names of layers as kohya's scripts write them, which ComfyUI and A1111 read.
 
-SD1.5: the diffusers name with underscores (`lora_unet_down_blocks_0_...`, `lora_te_...`). SDXL: kohya's scripts
-train the original UNet, so its names are those of the original checkpoint (`lora_unet_input_blocks_4_1_...`),
-and the text encoders are `lora_te1_` and `lora_te2_`.
+SD1.5: the diffusers name with underscores (`lora_unet_down_blocks_0_...`, `lora_te_...`). SDXL: kohya's
+scripts train the original UNet, so its names are those of the original checkpoint
+(`lora_unet_input_blocks_4_1_...`), and the text encoders are `lora_te1_` and `lora_te2_`.
 """
 
 import re

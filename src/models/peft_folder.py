@@ -51,7 +51,7 @@ def load_peft(model: DiffusionModel, folder: Path, *, must_have_effect: bool) ->
             continue
         if path.name not in components:
             raise UserError(
-                f"The adapter {path} is for a {path.name}, which the {model.architecture} base model has not. "
+                f"The adapter {path} is for a {path.name}, which the {model.architecture} base model lacks. "
                 "Use the base model that it was trained for (model.path)."
             )
         component = components[path.name]
@@ -78,8 +78,8 @@ def _read_config(path: Path) -> PeftConfig:
     kind = read_json(path / PEFT_CONFIG).get("peft_type")
     if kind not in ("LOHA", "LOKR"):
         raise UserError(
-            f"{path} holds an adapter of type {kind}; LOHA and LOKR are read from peft's folders. Give a LoRA "
-            "as a file in diffusers' or kohya's form."
+            f"{path} holds an adapter of type {kind}; LOHA and LOKR are read from peft's folders. Give a "
+            "LoRA as a file in diffusers' or kohya's form."
         )
     config = PeftConfig.from_pretrained(str(path))
     assert isinstance(config, LoHaConfig | LoKrConfig)

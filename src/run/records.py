@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from src.training.state import TrainResult
 
 _LABEL_WIDTH = 18
+# What of the adapter is off by default, and how it is then.
+_ADAPTER_OFF: dict[str, Any] = {
+    "method": "lora",
+    "rslora": False,
+    "rank_dropout": 0.0,
+    "lokr_factor": None,
+    "num_token_vectors": 1,
+}
 
 
 def lineage_of(
@@ -152,17 +160,9 @@ def _chosen(
     if config.model.long_prompts:
         chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
         chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks
-    adapter = config.adapter
-    off = {
-        "method": "lora",
-        "rslora": False,
-        "rank_dropout": 0.0,
-        "lokr_factor": None,
-        "num_token_vectors": 1,
-    }
-    for name, value in off.items():
-        if getattr(adapter, name) != value:
-            chosen[f"adapter.{name}"] = getattr(adapter, name)
+    for name, value in _ADAPTER_OFF.items():
+        if getattr(config.adapter, name) != value:
+            chosen[f"adapter.{name}"] = getattr(config.adapter, name)
     if dataset.buckets.enabled:
         chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
     if dataset.cache and dataset.cache_precision != "fp32":

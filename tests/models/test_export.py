@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from src.errors import UserError
-from src.models.adapter_files import EMBEDDING_FILE, LORA_FILE
+from src.models.adapter_files import EMBEDDING_FILE, KOHYA_FILE, LORA_FILE
 from src.models.adapters import attach
 from src.models.export import (
     base_state,
@@ -39,7 +39,7 @@ def _load_textual_inversion(pipeline, folder) -> None:
 def test_plain_diffusers_gives_our_pixels(pocket, tmp_path):
     model, _ = trained(pocket)
     written = save_adapter(model, tmp_path, metadata={"run": "test"})
-    assert written == [tmp_path / LORA_FILE, tmp_path / EMBEDDING_FILE]
+    assert written == [tmp_path / LORA_FILE, tmp_path / KOHYA_FILE, tmp_path / EMBEDDING_FILE]
     pipeline = plain_pipeline(pocket)
     base = pixels(pipeline)
     pipeline.load_lora_weights(tmp_path)
@@ -117,9 +117,11 @@ def test_full_components_are_a_plain_model(pocket, tmp_path):
     changes = {"unet": "full", "text_encoder": "lora", "text_encoder_2": "frozen"}
     model, _ = trained(pocket, **changes)
     written = save_adapter(model, tmp_path, metadata={"run": "test"})
-    assert [path.name for path in written] == [LORA_FILE, EMBEDDING_FILE, "model"]
+    assert [path.name for path in written] == [LORA_FILE, KOHYA_FILE, EMBEDDING_FILE, "model"]
     save_adapter(model, tmp_path, metadata={"run": "again"})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [EMBEDDING_FILE, "model", LORA_FILE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(KOHYA_FILE, EMBEDDING_FILE, "model", LORA_FILE)
+    ]
     ours = pixels(model.pipeline())
 
     pipeline = plain_pipeline(tmp_path / "model")
