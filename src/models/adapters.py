@@ -127,8 +127,8 @@ def _check_dora(name: str, component: nn.Module, settings: AdapterSettings) -> N
         if settings.dropout > 0 and isinstance(base, nn.Conv2d):
             # peft then computes the convolution anew, and fails where the base is in half precision.
             raise UserError(
-                f"adapter.method=dora with adapter.dropout={settings.dropout} cannot train convolutions, such "
-                f"as {name}.{path}. Set adapter.dropout=0, or take them out of adapter.target_modules."
+                f"adapter.method=dora with adapter.dropout={settings.dropout} cannot train convolutions, "
+                f"such as {name}.{path}. Set adapter.dropout=0, or take them out of adapter.target_modules."
             )
         weight: Tensor = base.weight
         norms = row_norms(weight)
