@@ -36,8 +36,9 @@ def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
 def spelled_out(tokenizer: CLIPTokenizer, prompt: str) -> str:
     """A prompt in which a placeholder of several vectors is followed by its further tokens.
 
-    As diffusers' pipelines do it (`maybe_convert_prompt`), to the letter: "toyA" becomes "toyA toyA_1".
-    There, as here, only the spelling that was trained brings all vectors: "TOYA" stays the first one alone.
+    As diffusers' pipelines do it (`maybe_convert_prompt`), to the letter: "sks" becomes "sks sks_1".
+    There, as here, only the spelling that was added brings all vectors ("SKS" stays the first one alone), and
+    only in small letters, because the tokenizer's own tokens are compared, which have no capitals.
     """
     added = tokenizer.added_tokens_encoder
     several = [token for token in added if f"{token}_1" in added]

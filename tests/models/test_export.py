@@ -24,15 +24,15 @@ from tests.models.common import move, pixels, plain_pipeline, settings_for, trai
 _PLAIN = {"token_embedding": "frozen", "placeholder": None}
 
 
-def _load_textual_inversion(pipeline, folder) -> None:
+def load_textual_inversion(pipeline, folder, token="sksToy") -> None:
     """As our documentation tells users to."""
     if not hasattr(pipeline, "text_encoder_2"):
         pipeline.load_textual_inversion(folder / EMBEDDING_FILE)
         return
     rows = load_file(folder / EMBEDDING_FILE)
-    pipeline.load_textual_inversion(rows["clip_l"], token="sksToy")
+    pipeline.load_textual_inversion(rows["clip_l"], token=token)
     pipeline.load_textual_inversion(
-        rows["clip_g"], token="sksToy", text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2
+        rows["clip_g"], token=token, text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2
     )
 
 
@@ -43,7 +43,7 @@ def test_plain_diffusers_gives_our_pixels(pocket, tmp_path):
     pipeline = plain_pipeline(pocket)
     base = pixels(pipeline)
     pipeline.load_lora_weights(tmp_path)
-    _load_textual_inversion(pipeline, tmp_path)
+    load_textual_inversion(pipeline, tmp_path)
     ours = pixels(model.pipeline())
     assert (ours == pixels(pipeline)).all()
     assert abs(ours - base).max() > 0.02
@@ -126,7 +126,7 @@ def test_full_components_are_a_plain_model(pocket, tmp_path):
 
     pipeline = plain_pipeline(tmp_path / "model")
     pipeline.load_lora_weights(tmp_path)
-    _load_textual_inversion(pipeline, tmp_path)
+    load_textual_inversion(pipeline, tmp_path)
     # fp32 weights are used where they lie in the file, and CPU kernels round by how memory is aligned.
     assert abs(pixels(pipeline) - ours).max() < 1e-5
 

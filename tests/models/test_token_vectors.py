@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from src.config.adapter_schema import AdapterConfig
+from src.config.dataset_schema import DatasetConfig
+from src.config.schema import ModelConfig, TrainConfig
+from src.errors import UserError
 from src.models.adapter_files import EMBEDDING_FILE
 from src.models.adapters import AdapterSettings, attach, trainable_state
 from src.models.chunks import spelled_out
@@ -11,26 +15,26 @@ from src.models.load import load_model
 from src.models.token_embedding import add_placeholder, token_embeddings
 from src.models.tokens import token_counter
 from tests.models.common import move, pixels, plain_pipeline
-from tests.models.test_export import _load_textual_inversion
+from tests.models.test_export import load_textual_inversion
 
 
 @pytest.mark.parametrize(
     "text",
-    ["a sksToy here", "SKSTOY.", "sksToys", "no toy", "sksToy sksToy", "(sksToy:1)", "sksToy_1", "a,sksToy"],
+    ["a skstoy here", "SKSTOY.", "skstoys", "no toy", "skstoy skstoy", "(skstoy:1)", "skstoy_1", "a,skstoy"],
 )
 def test_ids_are_those_of_diffusers(text, pocket_sd15):
     model = load_model(str(pocket_sd15))
-    add_placeholder(model, "sksToy", initializer_word="toy", num_vectors=3)
+    add_placeholder(model, "skstoy", initializer_word="toy", num_vectors=3)
     pipeline = plain_pipeline(pocket_sd15)
     (embedding,) = token_embeddings(model).values()
-    pipeline.load_textual_inversion({"sksToy": embedding.rows.detach()})
+    pipeline.load_textual_inversion({"skstoy": embedding.rows.detach()})
     # What every pipeline does with its prompt.
     converted = pipeline.maybe_convert_prompt(text, pipeline.tokenizer)
     ids = pipeline.tokenizer(converted, padding="max_length", truncation=True, return_tensors="pt").input_ids
     assert torch.equal(model.tokenize([text])[0], ids)
     assert model.count_tokens(text) == len(pipeline.tokenizer(converted).input_ids) - 2
     first = len(pipeline.tokenizer) - 3
-    num_whole = text.count("sksToy") - text.count("sksToy_1")
+    num_whole = text.count("skstoy") - text.count("skstoy_1")
     assert (ids == first + 2).sum() == num_whole
     # Chunks of longer prompts hold the same ids.
     (chunk,) = model.tokenize([text], 1)[0].tolist()
@@ -42,7 +46,7 @@ def test_only_the_rows_get_gradients_and_start_apart(pocket):
     settings = AdapterSettings(
         unet="frozen",
         token_embedding="train",
-        placeholder="sksToy",
+        placeholder="skstoy",
         initializer_word="toy",
         num_token_vectors=3,
     )
@@ -53,7 +57,7 @@ def test_only_the_rows_get_gradients_and_start_apart(pocket):
         assert torch.equal(embedding.rows[0], word), "the first is the word itself"
         assert not torch.equal(embedding.rows[1], embedding.rows[2])
         assert (embedding.rows - word).abs().max() < word.std()
-    hidden, _ = model.encode_text(model.tokenize(["a sksToy"]))
+    hidden, _ = model.encode_text(model.tokenize(["a skstoy"]))
     hidden.sum().backward()
     for embedding in token_embeddings(model).values():
         assert (embedding.row.grad.abs().sum(dim=1) > 0).all()
@@ -66,7 +70,7 @@ def test_several_vectors_are_read_again(pocket, tmp_path):
         rank=2,
         target_modules=("mid_block.*to_q",),
         token_embedding="train",
-        placeholder="sksToy",
+        placeholder="skstoy",
         initializer_word="toy",
         num_token_vectors=3,
     )
@@ -76,22 +80,33 @@ def test_several_vectors_are_read_again(pocket, tmp_path):
     load_adapter(loaded, tmp_path)
     one, two = token_embeddings(model), token_embeddings(loaded)
     assert all(torch.equal(one[name].rows, two[name].rows) for name in one)
-    assert torch.equal(model.tokenize(["a sksToy"]), loaded.tokenize(["a sksToy"]))
+    assert torch.equal(model.tokenize(["a skstoy"]), loaded.tokenize(["a skstoy"]))
     pipeline = plain_pipeline(pocket)
     pipeline.load_lora_weights(tmp_path)
-    _load_textual_inversion(pipeline, tmp_path)
+    load_textual_inversion(pipeline, tmp_path, "skstoy")
     assert abs(pixels(pipeline) - pixels(model.pipeline())).max() < 1e-5
     (tmp_path / "only").mkdir()
     (tmp_path / EMBEDDING_FILE).rename(tmp_path / "only" / EMBEDDING_FILE)
     alone = load_model(str(pocket))
     load_adapter(alone, tmp_path / "only")
-    assert torch.equal(alone.tokenize(["a sksToy"]), model.tokenize(["a sksToy"]))
+    assert torch.equal(alone.tokenize(["a skstoy"]), model.tokenize(["a skstoy"]))
 
 
 def test_captions_are_counted_with_all_vectors(pocket_sd15):
-    counter = token_counter(str(pocket_sd15), placeholder="sksToy", num_vectors=4)
-    assert counter.count("a sksToy") == 5
+    counter = token_counter(str(pocket_sd15), placeholder="skstoy", num_vectors=4)
+    assert counter.count("a skstoy") == 5
     # Six letters, 32 tokens: the length of the text says nothing.
-    many = token_counter(str(pocket_sd15), placeholder="sksToy", num_vectors=32, max_chunks=1)
-    assert many.unseen("sksToy sksToy sksToy") != ""
+    many = token_counter(str(pocket_sd15), placeholder="skstoy", num_vectors=32, max_chunks=1)
+    assert many.unseen("skstoy skstoy skstoy") != ""
     assert spelled_out(many.tokenizers[0], "no such word") == "no such word"
+
+
+def test_capital_letters_are_refused():
+    """diffusers' pipelines would use the first vector alone, without a word."""
+    adapter = AdapterConfig(token_embedding="train", num_token_vectors=2)
+    dataset = DatasetConfig(name="a", path="b", placeholder="sksToy")
+    model = ModelConfig(name="a", path="b")
+    with pytest.raises(UserError, match=r"needs a placeholder in small letters.*dataset\.placeholder=skstoy"):
+        TrainConfig(adapter=adapter, dataset=dataset, model=model)
+    dataset.placeholder = "skstoy"
+    TrainConfig(adapter=adapter, dataset=dataset, model=model)
