@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,14 +30,16 @@ class Run:
     trainer: Trainer
 
 
-def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Run:
+def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never", method: Any = "lora") -> Run:
     model = load_model(str(pocket))
     settings = AdapterSettings(
         text_encoder="lora",
         token_embedding="train",
         rank=2,
         alpha=2.0,
-        dropout=0.1,
+        method=method,
+        dropout=0.1 if method in ("lora", "dora") else 0.0,
+        rank_dropout=0.0 if method in ("lora", "dora") else 0.1,
         placeholder="sksToy",
         initializer_word="toy",
     )
@@ -123,3 +126,23 @@ def test_losses_are_those_of_earlier_versions(pocket, tmp_path) -> None:
         losses.logged[4]["grad_norm/total"]
     ]
     assert seen == pytest.approx(_GOLDEN[run.model.architecture], rel=1e-4), seen
+
+
+# The same of the other methods, on the miniature of SD1.5.
+_GOLDEN_METHODS = {"dora": [], "loha": [], "lokr": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", _GOLDEN_METHODS)
+def test_other_methods_resume_exactly_and_keep_their_losses(method, pocket_sd15, tmp_path) -> None:
+    losses, resumed_losses = Losses(), Losses()
+    unbroken = _make(pocket_sd15, tmp_path / "unbroken", [losses], method=method)
+    unbroken.trainer.fit()
+    killed = _make(pocket_sd15, tmp_path / "killed", [KillAt(2), resumed_losses], method=method)
+    assert killed.trainer.fit().exit_code == 143
+    resumed = _make(pocket_sd15, tmp_path / "killed", [resumed_losses], resume="auto", method=method)
+    assert resumed.trainer.fit().step == 4
+    assert same(trainable_state(unbroken.model), trainable_state(resumed.model))
+    assert resumed_losses.logged == losses.logged
+    seen = [losses.logged[step]["loss/train"] for step in (1, 2, 3, 4)]
+    assert seen == pytest.approx(_GOLDEN_METHODS[method], rel=1e-4), seen
