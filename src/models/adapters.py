@@ -118,11 +118,10 @@ def _collect(model: DiffusionModel, modes: Mapping[str, Mode]) -> list[Trainable
 @torch.no_grad()
 def _check_dora(name: str, component: nn.Module, settings: AdapterSettings) -> None:
     """Gives DoRA its magnitudes in fp32, whatever the base's precision, and refuses what it cannot train."""
-    path: str
-    layer: Any
-    for path, layer in component.named_modules():
-        if not isinstance(layer, LoraLayer) or ADAPTER_NAME not in layer.lora_magnitude_vector:
+    for path, module in component.named_modules():
+        if not isinstance(module, LoraLayer) or ADAPTER_NAME not in module.lora_magnitude_vector:
             continue
+        layer: Any = module
         base = layer.get_base_layer()
         if settings.dropout > 0 and isinstance(base, nn.Conv2d):
             # peft then computes the convolution anew, and fails where the base is in half precision.
