@@ -41,6 +41,7 @@ SLOTS = {
                 "src.data.readers.arasaac.read_arasaac",
                 "src.data.readers.coco.read_coco",
                 "src.data.readers.imagefolder.read_imagefolder",
+                "src.data.readers.bdd100k.read_bdd100k",
             }
         ),
         runtime=frozenset({"path", "placeholder", "cache_dir"}),
