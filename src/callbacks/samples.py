@@ -27,6 +27,7 @@ from src.metrics.evaluate import (
 )
 from src.metrics.features import ClipExtractor, ImageFeatureExtractor
 from src.models.adapters import adapter_disabled
+from src.models.base import is_own_weight
 from src.models.schedulers import require_scheduler
 from src.randomness import address_seed
 from src.training.state import TrainResult
@@ -322,7 +323,7 @@ class SampleImages(Callback):
 
 def _trains_base_weights(model: Any) -> bool:
     trained = [name for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad]
-    return any(".lora_" not in name and not name.endswith("token_embedding.row") for name in trained)
+    return any(is_own_weight(name) for name in trained)
 
 
 def _pick(photos: Sequence[Path], captions: Sequence[str]) -> tuple[list[Path], list[str]]:

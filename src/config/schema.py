@@ -187,6 +187,14 @@ class TrainConfig:
             raise UserError(
                 "adapter.token_embedding=train needs dataset.placeholder, the word that is trained."
             )
+        placeholder = self.dataset.placeholder or ""
+        if self.adapter.num_token_vectors > 1 and placeholder != placeholder.lower():
+            # Its tokenizer writes small letters, and diffusers looks for the word as it was added.
+            raise UserError(
+                f"adapter.num_token_vectors={self.adapter.num_token_vectors} needs a placeholder in small "
+                f"letters: diffusers would use the first vector of {placeholder} alone. Set "
+                f"dataset.placeholder={placeholder.lower()}."
+            )
 
     def _check_masks(self) -> None:
         weight, has_masks = self.trainer.unmasked_weight, self.dataset.masks != "none"

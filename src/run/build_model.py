@@ -52,13 +52,18 @@ def adapter_settings(config: AdapterConfig, *, placeholder: str | None) -> Adapt
         text_encoder=config.text_encoder,  # type: ignore[arg-type]
         text_encoder_2=config.text_encoder_2,  # type: ignore[arg-type]
         token_embedding=config.token_embedding,  # type: ignore[arg-type]
+        method=config.method,  # type: ignore[arg-type]
         rank=config.rank,
         alpha=config.alpha,
+        rslora=config.rslora,
         dropout=config.dropout,
+        rank_dropout=config.rank_dropout,
+        lokr_factor=config.lokr_factor,
         target_modules=tuple(config.target_modules),
         text_target_modules=tuple(config.text_target_modules),
         placeholder=placeholder if config.token_embedding == "train" else None,
         initializer_word=config.initializer_word,
+        num_token_vectors=config.num_token_vectors,
     )
 
 

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from src.training.state import TrainResult
 
 _LABEL_WIDTH = 18
+# What of the adapter is off by default, and how it is then.
+_ADAPTER_OFF: dict[str, Any] = {
+    "method": "lora",
+    "rslora": False,
+    "rank_dropout": 0.0,
+    "lokr_factor": None,
+    "num_token_vectors": 1,
+}
 
 
 def lineage_of(
@@ -170,6 +178,9 @@ def _chosen(
         chosen["dataset.masks"] = dataset.masks
         chosen["trainer.unmasked_weight"] = trainer.unmasked_weight
         chosen["masks_hash"] = lineage.get("masks_hash", UNKNOWN)
+    for name, value in _ADAPTER_OFF.items():
+        if getattr(config.adapter, name) != value:
+            chosen[f"adapter.{name}"] = getattr(config.adapter, name)
     if dataset.buckets.enabled:
         chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
     if dataset.cache and dataset.cache_precision != "fp32":

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ def _make(
     callbacks,
     *,
     resume: str = "never",
+    method: Any = "lora",
     algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
     lr: float = 1e-2,
     ema_decay: float | None = None,
@@ -51,7 +53,9 @@ def _make(
         token_embedding="train",
         rank=2,
         alpha=2.0,
-        dropout=0.1,
+        method=method,
+        dropout=0.1 if method in ("lora", "dora") else 0.0,
+        rank_dropout=0.0 if method in ("lora", "dora") else 0.1,
         placeholder="sksToy",
         initializer_word="toy",
     )
@@ -190,3 +194,23 @@ def test_a_base_in_eight_bits_stays_as_it_is_and_teaches_nearly_the_same(precisi
     for step, logged in exact.logged.items():
         assert rounded.logged[step]["loss/train"] == pytest.approx(logged["loss/train"], rel=0.03)
     assert rounded.logged != exact.logged
+
+
+# The same of the other methods, on the miniature of SD1.5.
+_GOLDEN_METHODS = {"dora": [], "loha": [], "lokr": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", _GOLDEN_METHODS)
+def test_other_methods_resume_exactly_and_keep_their_losses(method, pocket_sd15, tmp_path) -> None:
+    losses, resumed_losses = Losses(), Losses()
+    unbroken = _make(pocket_sd15, tmp_path / "unbroken", [losses], method=method)
+    unbroken.trainer.fit()
+    killed = _make(pocket_sd15, tmp_path / "killed", [KillAt(2), resumed_losses], method=method)
+    assert killed.trainer.fit().exit_code == 143
+    resumed = _make(pocket_sd15, tmp_path / "killed", [resumed_losses], resume="auto", method=method)
+    assert resumed.trainer.fit().step == 4
+    assert same(trainable_state(unbroken.model), trainable_state(resumed.model))
+    assert resumed_losses.logged == losses.logged
+    seen = [losses.logged[step]["loss/train"] for step in (1, 2, 3, 4)]
+    assert seen == pytest.approx(_GOLDEN_METHODS[method], rel=1e-4), seen
