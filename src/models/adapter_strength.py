@@ -9,6 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from src.models.adapters import ADAPTER_NAME, adapter_layers
 from src.models.base import DiffusionModel
+from src.models.eight_bit import is_eight_bit
 
 _BLEND = "_blend_with_base"
 
@@ -29,6 +30,7 @@ def set_adapter_scale(model: DiffusionModel, scale: float) -> None:
 @torch.no_grad()
 def merge_adapter(model: DiffusionModel) -> None:
     """Adds the adapter to the weights, at its present scale, and removes its layers. Equal up to rounding."""
+    assert not is_eight_bit(model.denoiser), "weights in 8 bits take no merge: load the base model anew"
     for layer in adapter_layers(model.denoiser):
         blend: _Blend | None = getattr(layer, _BLEND, None)
         scale = 1.0 if blend is None else blend.scale

@@ -18,6 +18,7 @@ from src.models.adapter_files import (
     FULL_UNET,
     LORA_FILE,
     OUR_PREFIX,
+    AdapterFiles,
     adapter_architecture,
     find_adapter_files,
 )
@@ -45,7 +46,8 @@ def load_adapter(
     Args:
         model: the base model; it has no adapter yet.
         path: a folder that `save_adapter` wrote, or one adapter file.
-        scale: strength. 0 without the token embedding is the base model exactly.
+        scale: strength. 0 without the token embedding is the base model exactly. With any other the model
+            samples with the schedule that the adapter was trained to.
         with_token_embedding: whether to load the learned embedding.
 
     Raises:
@@ -54,6 +56,8 @@ def load_adapter(
     assert not adapter_layers(model.denoiser), "one adapter at a time"
     check_architecture(model.architecture, path)
     files = find_adapter_files(path)
+    if scale != 0:
+        _use_schedule(model, files)
     if files.model is not None:
         _load_full(model, files.model, scale)
     has_more = files.model is not None or files.embedding is not None
@@ -69,6 +73,15 @@ def load_adapter(
             # Out of the file's memory: CPU kernels round by how memory is aligned.
             parameter.data = parameter.data.clone()
     model.denoiser.requires_grad_(False).eval()
+
+
+def _use_schedule(model: DiffusionModel, files: AdapterFiles) -> None:
+    """The schedule that an adapter was trained to, where that is not its base model's own."""
+    for file in files.with_headers():
+        said = read_header(file).metadata
+        if kind := said.get(f"{OUR_PREFIX}prediction_type"):
+            is_zero = said.get(f"{OUR_PREFIX}zero_terminal_snr") == "true"
+            model.use_schedule(prediction_type=kind, zero_terminal_snr=is_zero)
 
 
 def check_architecture(architecture: Architecture, path: Path) -> None:

@@ -32,6 +32,7 @@ from src.models.adapter_strength import is_dora, merge_adapter, set_adapter_scal
 from src.models.adapters import ADAPTER_NAME, adapter_layers, row_norms
 from src.models.apply import load_adapter
 from src.models.base import DiffusionModel, is_own_weight
+from src.models.eight_bit import is_eight_bit
 from src.models.export_kohya import kohya_metadata, kohya_tensors
 from src.models.peft_folder import has_learned, save_peft
 from src.models.token_embedding import token_embeddings
@@ -92,6 +93,10 @@ def _header(
         ours["placeholder"] = model.placeholder
     if full:
         ours["full"] = ",".join(full)
+    if not model.has_own_schedule:
+        # Other bases of its kind bring the right one; this adapter needs it changed.
+        ours["prediction_type"] = model.prediction_type
+        ours["zero_terminal_snr"] = str(model.has_zero_terminal_snr).lower()
     if model.max_chunks > 1:
         ours["prompt_chunks"] = str(model.num_chunks)
     if adapted:
@@ -222,6 +227,7 @@ def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str], 
 
 def base_state(module: nn.Module) -> dict[str, Tensor]:
     """A component's own weights under their ordinary names, without any adapter's or new token's."""
+    assert not is_eight_bit(module), "rounded weights are not saved as a component's own"
     plain = {}
     for name, tensor in module.state_dict().items():
         if is_own_weight(name):
