@@ -208,7 +208,7 @@ class SampleImages(Callback):
                     folder,
                 )
                 return []
-        with adapter_disabled(run.model):
+        with adapter_disabled(run.model), run.model.schedule.own():
             return generate(run.model, prompts=self._prompts, **self._settings)
 
 

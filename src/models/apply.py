@@ -65,7 +65,7 @@ def _use_schedule(model: DiffusionModel, files: AdapterFiles) -> None:
         said = {} if file is None else read_header(file).metadata
         if kind := said.get(f"{OUR_PREFIX}prediction_type"):
             is_zero = said.get(f"{OUR_PREFIX}zero_terminal_snr") == "true"
-            model.use_schedule(prediction_type=kind, zero_terminal_snr=is_zero)
+            model.schedule.use(prediction_type=kind, zero_terminal_snr=is_zero)
 
 
 def set_adapter_scale(model: DiffusionModel, scale: float) -> None:
