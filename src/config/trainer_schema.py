@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from src.checks import require_choice
 from src.config.checks import require_at_least, require_between, require_positive
 from src.config.choices import (
+    BASE_PRECISIONS,
     DEVICES,
+    FULL_DISK,
     LOSS_WEIGHTINGS,
     PRECISIONS,
     PREDICTION_TYPES,
+    RESUME_CHANGED,
     TIMESTEP_SAMPLINGS,
 )
 from src.errors import UserError
@@ -29,9 +32,13 @@ class TrainerConfig:
     gradient_accumulation_steps: int = 1
     seed: int = 0
     resume: str = "never"
+    resume_changed: str = "refuse"
     mixed_precision: str = "auto"
+    base_precision: str = "auto"
     device: str = "auto"
     gradient_checkpointing: bool = False
+    memory_preflight: bool = False
+    memory_limit_gb: float | None = None
     max_grad_norm: float | None = 1.0
     loss_weighting: str = "min_snr"
     min_snr_gamma: float | None = MIN_SNR_GAMMA
@@ -45,12 +52,16 @@ class TrainerConfig:
     max_timestep: int = NUM_TIMESTEPS
     unmasked_weight: float = UNMASKED_WEIGHT
     prior_loss_weight: float | None = None
+    ema_decay: float | None = None
     caption_dropout: float = 0.0
     num_workers: int = 0
     deterministic: bool = False
     log_every: int = 10
+    spike_factor: float | None = 10.0
     save_every: int | None = 100
+    save_every_minutes: float | None = None
     keep_checkpoints: int = 2
+    on_full_disk: str = "stop"
     validate_every: int | None = 100
     num_validation_timesteps: int = 8
     max_validation_images: int = 64
@@ -74,12 +85,30 @@ class TrainerConfig:
         require_at_least("trainer.seed", self.seed, 0)
         require_at_least("trainer.num_workers", self.num_workers, 0)
         require_at_least("trainer.prior_loss_weight", self.prior_loss_weight, 0)
+        require_positive("trainer.memory_limit_gb", self.memory_limit_gb)
         require_positive("trainer.max_grad_norm", self.max_grad_norm)
         self._check_objective()
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(
+                f"trainer.ema_decay={self.ema_decay} must lie between 0 and 1, such as 0.999; null for none."
+            )
         require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
         require_between("trainer.num_validation_timesteps", self.num_validation_timesteps, 1, NUM_TIMESTEPS)
         require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+        require_choice("trainer.base_precision", self.base_precision, BASE_PRECISIONS)
         require_choice("trainer.device", self.device, DEVICES)
+        require_choice("trainer.resume_changed", self.resume_changed, RESUME_CHANGED)
+        require_choice("trainer.on_full_disk", self.on_full_disk, FULL_DISK)
+        require_positive("trainer.save_every_minutes", self.save_every_minutes)
+        if self.memory_limit_gb is not None and not self.memory_preflight:
+            raise UserError(
+                f"trainer.memory_limit_gb={self.memory_limit_gb} is for the memory preflight, which is off. "
+                "Set trainer.memory_preflight=true, or take the limit away."
+            )
+        if self.spike_factor is not None and not self.spike_factor > 1:
+            raise UserError(
+                f"trainer.spike_factor={self.spike_factor} must be above 1, or null to report no spikes."
+            )
 
     @property
     def min_snr_cap(self) -> float | None:

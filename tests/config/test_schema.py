@@ -2,9 +2,13 @@ import pytest
 
 from src.config.adapter_schema import AdapterConfig
 from src.config.dataset_schema import BucketsConfig, DatasetConfig
+from src.config.optimizer_schema import OptimizerConfig
 from src.config.schema import AdapterSourceConfig, InferenceConfig, ModelConfig, RunConfig
 from src.config.trainer_schema import TrainerConfig
 from src.errors import UserError
+
+_PRODIGY = {"_target_": "prodigyopt.Prodigy"}
+_SCHEDULE_FREE = {"_target_": "schedulefree.AdamWScheduleFree"}
 
 
 @pytest.mark.parametrize(
@@ -15,10 +19,33 @@ from src.errors import UserError
         (lambda: TrainerConfig(max_steps=1, batch_size=-2), "trainer.batch_size"),
         (lambda: TrainerConfig(max_steps=1, mixed_precision="fp8"), "trainer.mixed_precision"),
         (lambda: TrainerConfig(max_steps=1, caption_dropout=1.5), "trainer.caption_dropout"),
+        (lambda: TrainerConfig(max_steps=1, ema_decay=1.0), "trainer.ema_decay=1.0 must lie between"),
+        (lambda: OptimizerConfig(lr_text_encoder_2=0.0), "optimizer.lr_text_encoder_2=0.0"),
+        (lambda: OptimizerConfig(warmup_steps=3, warmup_epochs=1.0), "are both set"),
+        (lambda: OptimizerConfig(warmup_steps=None, warmup_epochs=-1.0), "optimizer.warmup_epochs=-1.0"),
+        (lambda: OptimizerConfig(schedule="cosine", min_lr_ratio=1.5), "optimizer.min_lr_ratio=1.5"),
+        (lambda: OptimizerConfig(min_lr_ratio=0.1), "no effect with optimizer.schedule=constant"),
+        (lambda: OptimizerConfig(algorithm=_SCHEDULE_FREE, schedule="cosine"), "optimizer.schedule=constant"),
+        (lambda: OptimizerConfig(algorithm=_PRODIGY, lr=1e-4), "Set optimizer.lr=1"),
+        (
+            lambda: OptimizerConfig(algorithm=_PRODIGY, lr=1.0, lr_text_encoder=0.5),
+            "Set optimizer.lr_text_encoder=null",
+        ),
         (lambda: AdapterConfig(rank=0), "adapter.rank=0"),
         (lambda: ModelConfig(max_prompt_chunks=1), "model.max_prompt_chunks=1 must be at least 2"),
         (lambda: AdapterConfig(unet="frozen"), "nothing to train"),
         (lambda: AdapterConfig(text_encoder="yes"), "adapter.text_encoder=yes"),
+        (lambda: AdapterConfig(method="lohar"), "Did you mean loha"),
+        (lambda: AdapterConfig(method="loha", dropout=0.1), "adapter.rank_dropout"),
+        (lambda: AdapterConfig(method="lokr", rslora=True), "adapter.rslora=True is for adapter.method=lora"),
+        (lambda: AdapterConfig(method="dora", rank_dropout=0.1), "for adapter.method=loha or lokr"),
+        (lambda: AdapterConfig(lokr_factor=8), "adapter.lokr_factor=8 is for adapter.method=lokr"),
+        (lambda: AdapterConfig(method="lokr", lokr_factor=1), "adapter.lokr_factor=1 must be at least 2"),
+        (lambda: AdapterConfig(method="dora", unet="full"), "adapter.method=dora does nothing"),
+        (lambda: AdapterConfig(rslora=True, unet="full"), "adapter.rslora=True does nothing"),
+        (lambda: AdapterConfig(num_token_vectors=2), "does nothing without adapter.token_embedding=train"),
+        (lambda: AdapterConfig(num_token_vectors=33), "adapter.num_token_vectors=33"),
+        (lambda: AdapterConfig(target_modules=[1]), "adapter.target_modules=.* must be names of layers"),
         (lambda: DatasetConfig(name="a", path="b", resolution=100), "96 and 104"),
         (lambda: BucketsConfig(step=20), "16 and 24"),
         (lambda: BucketsConfig(min_side=0), "dataset.buckets.min_side=0"),
@@ -41,8 +68,17 @@ def test_values_out_of_range_are_refused_by_name(build, message):
         build()
 
 
+def test_one_rate_for_all_is_prodigys_own():
+    assert OptimizerConfig(algorithm=_PRODIGY, lr=1.0, lr_text_encoder=1.0).lr == 1.0
+
+
 def test_one_prompt_is_a_list_of_one():
     assert InferenceConfig(prompts="a cat").prompts == ["a cat"]
+
+
+def test_one_layer_name_is_a_list_of_one():
+    assert AdapterConfig(target_modules="kohya").target_modules == ["kohya"]
+    assert AdapterConfig(text_target_modules=["fc1", "fc2"]).text_target_modules == ["fc1", "fc2"]
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):

@@ -1,7 +1,9 @@
 """The loop with both real architectures in miniature: LoRA, text LoRA and token embedding, also resumed."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from src.data.order import num_micro_batches
 from src.loggers.jsonl import JsonlLogger
 from src.models.adapters import AdapterSettings, attach, load_trainable_state, trainable_state
 from src.models.base import DiffusionModel
+from src.models.eight_bit import to_eight_bits
 from src.models.load import load_model
 from src.training.accelerator import make_accelerator
 from src.training.checkpoint import Checkpointer
@@ -19,6 +22,7 @@ from src.training.objective import Objective
 from src.training.optimizers import make_optimizer
 from src.training.plan import Plan
 from src.training.trainer import Trainer
+from tests.training.shipped_optimizers import CASES, shipped
 from tests.training.test_resume import KillAt, Losses
 from tests.training.tiny import make_images, same
 
@@ -29,19 +33,38 @@ class Run:
     trainer: Trainer
 
 
-def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Run:
+def _make(
+    pocket: Path,
+    folder: Path,
+    callbacks,
+    *,
+    resume: str = "never",
+    method: Any = "lora",
+    algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    lr: float = 1e-2,
+    ema_decay: float | None = None,
+    max_steps: int = 4,
+    caption: str | None = None,
+    base_precision: str | None = None,
+) -> Run:
     model = load_model(str(pocket))
     settings = AdapterSettings(
         text_encoder="lora",
         token_embedding="train",
         rank=2,
         alpha=2.0,
-        dropout=0.1,
+        method=method,
+        dropout=0.1 if method in ("lora", "dora") else 0.0,
+        rank_dropout=0.0 if method in ("lora", "dora") else 0.1,
         placeholder="sksToy",
         initializer_word="toy",
     )
     groups = attach(model, settings, seed=0)
+    if base_precision is not None:
+        to_eight_bits(model.unet, base_precision)
     records = make_images(folder.parent / "images", 5)
+    if caption is not None:
+        records = [replace(record, caption=caption) for record in records]
     dataset = EncodedDataset(
         records,
         hashes={record.id: record.id for record in records},
@@ -53,7 +76,9 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
     logger.start()
     trainer = Trainer(
         plan=Plan(
-            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2), max_steps=4, log_every=1
+            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2),
+            max_steps=max_steps,
+            log_every=1,
         ),
         accelerator=make_accelerator(device="cpu"),
         model=model,
@@ -61,7 +86,7 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
         groups=groups,
         trainable_state=lambda: trainable_state(model),
         load_trainable_state=lambda state: load_trainable_state(model, state),
-        optimizer=make_optimizer(groups, algorithm=torch.optim.AdamW, lr=1e-2),
+        optimizer=make_optimizer(groups, algorithm=algorithm, lr=lr),
         objective=Objective(
             prediction_type=model.prediction_type,
             alphas_cumprod=model.alphas_cumprod,
@@ -79,6 +104,7 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
         must_match={"base": model.base_hash},
         max_grad_norm=1.0,
         resume=resume,
+        ema_decay=ema_decay,
     )
     return Run(model, trainer)
 
@@ -106,6 +132,36 @@ def test_trains_what_is_asked_for_and_resumes_exactly(pocket, tmp_path) -> None:
     assert resumed_losses.logged == losses.logged
 
 
+# As below, of steps 2 and 3: the first loss is that of the untrained adapter.
+_GOLDEN_OF_OPTIMISERS = {
+    "adafactor": [1.011818, 1.032856, 0.06713570],
+    "adamw_8bit": [1.011522, 1.033259, 0.06344286],
+    "ema": [1.011521, 1.033259, 0.06344287],
+    "prodigy": [1.016737, 1.038759, 0.05987319],
+    "schedule_free": [1.011522, 1.034249, 0.06549706],
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "adamw"])
+def test_every_optimiser_moves_all_of_an_adapter_and_nothing_else(pocket_sd15, tmp_path, case) -> None:
+    """A LoRA's second matrix starts at zero: what scales a step by the size of the weights does not move it."""
+    settings = {
+        name: value for name, value in shipped(case).items() if name in ("algorithm", "lr", "ema_decay")
+    }
+    losses = Losses()
+    run = _make(pocket_sd15, tmp_path / "run", [losses], max_steps=3, caption="a photo of sksToy", **settings)
+    before = {name: p.detach().clone() for name, p in run.model.denoiser.named_parameters()}
+    run.trainer.fit()
+    after = dict(run.model.denoiser.named_parameters())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == set(trainable_state(run.model))
+    if case == "adafactor":
+        second = next(parameter for name, parameter in after.items() if ".lora_B." in name)
+        assert second.abs().max() > 1e-2, "three steps of a rate of 0.01 each"
+    seen = [losses.logged[step]["loss/train"] for step in (2, 3)] + [losses.logged[3]["grad_norm/total"]]
+    assert seen == pytest.approx(_GOLDEN_OF_OPTIMISERS[case], rel=1e-4), seen
+
+
 # Losses of steps 1 to 4 and the gradient norm of the last. They change when the arithmetic of training, the
 # order of samples, noise, initial weights or the pocket's random weights change, and then on purpose only.
 # Another CPU gives other last bits, hence the tolerance.
@@ -123,3 +179,38 @@ def test_losses_are_those_of_earlier_versions(pocket, tmp_path) -> None:
         losses.logged[4]["grad_norm/total"]
     ]
     assert seen == pytest.approx(_GOLDEN[run.model.architecture], rel=1e-4), seen
+
+
+@pytest.mark.parametrize("precision", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
+def test_a_base_in_eight_bits_stays_as_it_is_and_teaches_nearly_the_same(precision, pocket_sd15, tmp_path):
+    exact, rounded = Losses(), Losses()
+    _make(pocket_sd15, tmp_path / "exact", [exact]).trainer.fit()
+    run = _make(pocket_sd15, tmp_path / "rounded", [rounded], base_precision=precision)
+    before = {name: tensor.clone() for name, tensor in run.model.denoiser.state_dict().items()}
+    trained = set(trainable_state(run.model))
+    run.trainer.fit()
+    after = run.model.denoiser.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == trained
+    for step, logged in exact.logged.items():
+        assert rounded.logged[step]["loss/train"] == pytest.approx(logged["loss/train"], rel=0.03)
+    assert rounded.logged != exact.logged
+
+
+# The same of the other methods, on the miniature of SD1.5.
+_GOLDEN_METHODS = {"dora": [], "loha": [], "lokr": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", _GOLDEN_METHODS)
+def test_other_methods_resume_exactly_and_keep_their_losses(method, pocket_sd15, tmp_path) -> None:
+    losses, resumed_losses = Losses(), Losses()
+    unbroken = _make(pocket_sd15, tmp_path / "unbroken", [losses], method=method)
+    unbroken.trainer.fit()
+    killed = _make(pocket_sd15, tmp_path / "killed", [KillAt(2), resumed_losses], method=method)
+    assert killed.trainer.fit().exit_code == 143
+    resumed = _make(pocket_sd15, tmp_path / "killed", [resumed_losses], resume="auto", method=method)
+    assert resumed.trainer.fit().step == 4
+    assert same(trainable_state(unbroken.model), trainable_state(resumed.model))
+    assert resumed_losses.logged == losses.logged
+    seen = [losses.logged[step]["loss/train"] for step in (1, 2, 3, 4)]
+    assert seen == pytest.approx(_GOLDEN_METHODS[method], rel=1e-4), seen
