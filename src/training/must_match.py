@@ -13,10 +13,16 @@ _UNSET = "unset"
 
 # What decides which tensors are trained and what they mean. With other values the weights of a checkpoint are
 # no weights of this run, whatever their shapes.
-_FIXED = ("adapter.", "base_model_hash", "dataset.placeholder", "optimizer")
+_FIXED = (
+    *("adapter.", "base_model_hash", "dataset.placeholder", "optimizer"),
+    *("trainer.prediction_type", "trainer.zero_terminal_snr"),
+)
 _FREE = ("adapter.dropout",)
 # How the loss on held-out images is measured: with other values the best so far is of another ruler.
 _MEASURE = ("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision")
+
+# The loss on held-out images knows nothing of masks.
+_NO_MEASURE = ("trainer.", "global batch size", "dataset.masks", "masks_hash")
 
 
 def require_continuable(path: Path, must_match: Mapping[str, Scalar], *, allow_changes: bool = False) -> None:
@@ -72,7 +78,7 @@ def is_another_ruler(key: str) -> bool:
     >>> is_another_ruler("trainer.seed"), is_another_ruler("dataset_hash")
     (False, True)
     """
-    return key in _MEASURE or not key.startswith(("trainer.", "global batch size"))
+    return key in _MEASURE or not key.startswith(_NO_MEASURE)
 
 
 def _is_fixed(key: str, then: Scalar, now: Scalar) -> bool:

@@ -56,12 +56,15 @@ def test_what_cannot_be_continued_is_refused_whatever_is_allowed(tmp_path) -> No
         {"dataset.placeholder": "sks"},
         {"optimizer.algorithm": "torch.optim.SGD {}"},
         {"optimizer": "SGD"},
+        {"trainer.prediction_type": "v_prediction"},
+        {"trainer.zero_terminal_snr": True},
     ):
         with pytest.raises(UserError, match=r"which trainer\.resume_changed=allow does not cover") as refused:
             require_agreement(tmp_path, THEN, THEN | fixed | {"trainer.seed": 1}, allow_changes=True)
         assert "trainer.seed" not in str(refused.value)
     changes = {"trainer.seed": 1, "adapter.dropout": 0.5, "optimizer.algorithm": "torch.optim.AdamW {}"}
     assert set(require_agreement(tmp_path, THEN, THEN | changes, allow_changes=True)) == set(changes)
+    assert not any(map(is_another_ruler, ("dataset.masks", "masks_hash", "trainer.unmasked_weight")))
 
 
 def test_an_allowed_change_goes_on_with_a_mark_that_stays(tiny, held_out, caplog) -> None:
