@@ -1,7 +1,7 @@
 """From the configuration to the loop: optimiser, batches, validation, checkpoints."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from src.config.schema import TrainConfig
 from src.config.targets import resolve
 from src.data.loader import step_batches
 from src.data.order import Position, num_micro_batches
+from src.diffusion.timesteps import TimestepSampling
 from src.errors import UserError
 from src.loggers.multi import MultiLogger
 from src.models.adapters import (
@@ -23,10 +24,12 @@ from src.models.adapters import (
 )
 from src.models.base import DiffusionModel
 from src.run.build_sides import EncodedSides
+from src.run.memory_settings import remedies
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
 from src.training.optimizers import call_quietly, make_optimizer
+from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan
 from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
@@ -56,6 +59,9 @@ def build_trainer(
     logger: MultiLogger,
     run_dir: Path,
     must_match: dict[str, Any],
+    configured: Mapping[str, Any],
+    memory: PhaseMemory,
+    size: tuple[int, int],
 ) -> Trainer:
     """Puts the loop together."""
     trainer, world_size, train = config.trainer, accelerator.num_processes, sides.train
@@ -112,7 +118,17 @@ def build_trainer(
     objective = Objective(
         prediction_type=model.prediction_type,
         alphas_cumprod=model.alphas_cumprod,
-        min_snr_gamma=trainer.min_snr_gamma,
+        min_snr_gamma=trainer.min_snr_cap,
+        is_debiased=trainer.loss_weighting == "debiased",
+        noise_offset=trainer.noise_offset,
+        timesteps=TimestepSampling(
+            distribution=trainer.timestep_sampling,
+            first=trainer.min_timestep,
+            end=trainer.max_timestep,
+            mean=trainer.logit_normal_mean,
+            std=trainer.logit_normal_std,
+        ),
+        unmasked_weight=trainer.unmasked_weight,
         seed=trainer.seed,
         tokenize=model.tokenize,
     )
@@ -138,4 +154,11 @@ def build_trainer(
         resume=trainer.resume,
         prior_loss_weight=trainer.prior_loss_weight,
         ema_decay=trainer.ema_decay,
+        configured=configured,
+        allow_resume_changes=trainer.resume_changed == "allow",
+        save_every_minutes=trainer.save_every_minutes,
+        wait_for_space=trainer.on_full_disk == "wait",
+        spike_factor=trainer.spike_factor,
+        memory=memory,
+        memory_remedies=remedies(config, size=size),
     )

@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,21 +21,25 @@ from src.logs import run_log
 from src.models.adapters import TrainableGroup, load_trainable_state
 from src.models.base import DiffusionModel
 from src.models.export import save_adapter
+from src.redact import redact
 from src.run.adapter_card import write_adapter_card
 from src.run.build_callbacks import build_callbacks
 from src.run.build_data import PreparedData, describe, ensure_files, prepare_data, training_size
 from src.run.build_model import fix_prompt_chunks, load_base_and_data, prepare_model
 from src.run.build_sides import encode_sides
 from src.run.build_trainer import build_trainer, check_optimizer
+from src.run.memory_preflight import memory_preflight, samplers_of
 from src.run.records import hashes_of, lineage_of, must_match, where_lines, write_records, write_result
 from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
 from src.training.checkpoint import Checkpointer, judged_weights
-from src.training.must_match import require_continuable
+from src.training.must_match import Scalar, require_continuable
 from src.training.observers import describe as describe_error
+from src.training.phase_memory import PhaseMemory
 from src.training.resume import resolve as resolve_resume
 from src.training.saving import checkpoint_bytes
+from src.training.sharding import whole
 from src.training.state import TrainResult
 
 log = logging.getLogger(__name__)
@@ -46,7 +50,10 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
     started = time.monotonic()
     trainer = config.trainer
     accelerator = make_accelerator(
-        mixed_precision=trainer.mixed_precision, device=trainer.device, deterministic=trainer.deterministic
+        mixed_precision=trainer.mixed_precision,
+        device=trainer.device,
+        deterministic=trainer.deterministic,
+        use_cpu=config.accelerate.use_cpu,
     )
     agreement = Agreement(accelerator)
     is_main = accelerator.is_main_process
@@ -59,21 +66,22 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
             num_processes=accelerator.num_processes,
             mixed_precision=accelerator.mixed_precision,
         )
-        if checkpoint is not None:
-            require_continuable(checkpoint, agreed({}, size=None))
+        require_same = _continuity_check(checkpoint, allow_changes=trainer.resume_changed == "allow")
+        require_same(agreed({}, size=None))
         check_optimizer(config.optimizer)
         ensure_files(config)
         size = training_size(config)
         data = _prepare_main_first(config, size=size, is_main=is_main, agreement=agreement)
-        if checkpoint is not None:
-            require_continuable(checkpoint, agreed(hashes_of(data), size=size))
+        require_same(agreed(hashes_of(data), size=size))
         log.info("%s", describe(config, data, num_processes=accelerator.num_processes))
         # Before the base model: judges that are missing or prompts that are wrong are found at once.
         callbacks = build_callbacks(config, data, size=size)
-        model, data = load_base_and_data(
-            config, data, size=size, accelerator=accelerator, agreement=agreement
-        )
-        groups = prepare_model(config, model, accelerator)
+        memory = PhaseMemory(job.run_dir, accelerator.device, is_main=is_main)
+        with memory.phase("load"):
+            model, data = load_base_and_data(
+                config, data, size=size, accelerator=accelerator, agreement=agreement
+            )
+            groups = prepare_model(config, model, accelerator)
         fix_prompt_chunks(config, data, model)
         log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
         checkpointer = Checkpointer(job.run_dir / "checkpoints", keep=trainer.keep_checkpoints)
@@ -83,28 +91,46 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
             checkpoint_bytes(weights, optimizer=config.optimizer.class_name, has_average=has_average)
         )
         lineage = lineage_of(config, job, data, model, size=size)
-        if checkpoint is not None:
-            require_continuable(checkpoint, agreed(lineage, size=size))
+        require_same(agreed(lineage, size=size))
         with cache_lease(config), open_logger(config, job, is_main=is_main) as logger:
-            loop = build_trainer(
-                config,
+            memory.use(logger)
+            with memory.phase("cache"):
+                sides = encode_sides(config, data, model=model, accelerator=accelerator, agreement=agreement)
+            make_loop = functools.partial(
+                build_trainer,
                 accelerator=accelerator,
                 model=model,
                 groups=groups,
-                sides=encode_sides(config, data, model=model, accelerator=accelerator, agreement=agreement),
-                callbacks=callbacks,
+                sides=sides,
                 logger=logger,
                 run_dir=job.run_dir,
                 must_match=agreed(lineage, size=size),
+                configured=redact(job.resolved),
+                memory=memory,
+                size=size,
             )
+            if trainer.memory_preflight:
+                memory_preflight(
+                    config,
+                    make_loop=functools.partial(make_loop, callbacks=[]),
+                    model=model,
+                    sides=sides,
+                    samplers=samplers_of(config, callbacks),
+                    accelerator=accelerator,
+                    agreement=agreement,
+                    size=size,
+                )
+            loop = make_loop(config, callbacks=callbacks)
             loop.restore()
             # Only now: a run that cannot be continued keeps the records that say what it was.
             if is_main:
-                write_records(job, lineage, logger)
+                write_records(job, {**lineage, "resumed_with_changes": list(loop.changes)}, logger)
             result = loop.fit()
-            if is_main and result.received_signal is None:
+            if result.received_signal is None:
                 metadata = short_form(lineage, job.resolved)
-                _export(result, model, config=config, job=job, metadata=metadata, logger=logger)
+                with whole(model.denoiser):
+                    if is_main:
+                        _export(result, model, config=config, job=job, metadata=metadata, logger=logger)
             agreement.wait()
             logger.close("completed" if result.received_signal is None else "aborted", result.stop_reason)
         outcome = _outcome(result, callbacks, seconds=time.monotonic() - started)
@@ -129,6 +155,15 @@ def _checkpoint_to_continue(run_dir: Path, resume: str) -> Path | None:
             "Give another run.name, or move that folder away."
         )
     return checkpoint
+
+
+def _continuity_check(
+    checkpoint: Path | None, *, allow_changes: bool
+) -> Callable[[Mapping[str, Scalar]], None]:
+    """Compares what is known of the run with the checkpoint that it continues, if it continues one."""
+    if checkpoint is None:
+        return lambda must_match: None
+    return functools.partial(require_continuable, checkpoint, allow_changes=allow_changes)
 
 
 def _prepare_main_first(
@@ -212,6 +247,11 @@ def _last_lines(job: Job, result: TrainResult, logger: MultiLogger) -> list[str]
     if result.best is not None:
         lines.append(f"Lowest validation loss {result.best.value:.4f} at step {result.best.step}.")
     lines += [f"Failed and skipped: {failure}" for failure in result.failures]
+    lines += [f"Resumed with another value: {change}" for change in result.changes]
+    if result.num_spikes:
+        lines.append(
+            f"Logs with a spike of loss or gradient: {result.num_spikes} (named above and in the log)."
+        )
     places = {"Adapter": run_dir / "adapter", "Images": run_dir / "images", "Log": run_dir / "train.log"}
     lines += where_lines({label: place for label, place in places.items() if place.exists()}, logger)
     if result.received_signal is None:

@@ -1,6 +1,7 @@
 """Saving and resuming over several ranks: the main one writes, the others wait and hear whether it worked."""
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,15 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import Tensor
 
-from src.errors import UserError
+from src.errors import FullDiskError, UserError
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer, load_checkpoint
 from src.training.evaluation_weights import TrainingWeights
 from src.training.observers import describe
 from src.training.optimizers import all_finite
 from src.training.resume import resolve
-from src.training.snapshot import Snapshot
+from src.training.signals import StopSignals
+from src.training.snapshot import Snapshot, Taken
 from src.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -23,6 +25,10 @@ _log = logging.getLogger(__name__)
 # before there is any state.
 _NUM_KEPT = {"AdamW8bit": 0.5, "Adafactor": 1.0, "Prodigy": 4.0}
 _NUM_KEPT_OF_ADAM = 2.0
+# Between two looks at a full disk, and between two lines that say so. Signals are looked at more often.
+_RETRY_SECONDS = 10.0
+_REMINDER_SECONDS = 600.0
+_GLANCE_SECONDS = 0.5
 
 
 def checkpoint_bytes(weights: Iterable[Tensor], *, optimizer: str, has_average: bool) -> int:
@@ -40,6 +46,15 @@ def checkpoint_bytes(weights: Iterable[Tensor], *, optimizer: str, has_average: 
 class Saver:
     """A run's way to disk and back.
 
+    Args:
+        checkpointer: writes and removes.
+        snapshot: what is written.
+        accelerator: says which process writes.
+        agreement: tells the others.
+        signals: one that arrives ends the wait for space.
+        every_minutes: minutes between checkpoints, by the main process's clock; None for no such rule.
+        wait_for_space: on a full disk wait until there is space; else that is an error.
+
     Attributes:
         saved_step: the step of the newest checkpoint that this process wrote or started from.
     """
@@ -51,12 +66,20 @@ class Saver:
         *,
         accelerator: Accelerator,
         agreement: Agreement,
+        signals: StopSignals,
+        every_minutes: float | None = None,
+        wait_for_space: bool = False,
     ) -> None:
         self.saved_step: int | None = None
         self._checkpointer = checkpointer
         self._snapshot = snapshot
         self._is_main = accelerator.is_main_process
         self._agreement = agreement
+        self._signals = signals
+        self._every_minutes = every_minutes
+        self._waits_for_space = wait_for_space
+        self._saved_at = time.monotonic()
+        self._gathered: Taken | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is or would be."""
@@ -87,7 +110,16 @@ class Saver:
             )
             state = replace(state, best=None)
         _log.info("Resuming from %s.", path)
+        self._saved_at = time.monotonic()
         return state
+
+    def is_time(self) -> bool:
+        """Whether the minutes since the last checkpoint are over. Every rank calls it, at the same place."""
+        if self._every_minutes is None:
+            return False
+        # One clock decides: those of other machines would say yes a step earlier or later.
+        is_over = self._is_main and time.monotonic() - self._saved_at >= 60 * self._every_minutes
+        return self._agreement.largest(int(is_over)) > 0
 
     def save(self, state: TrainState, *, num_reserved: int) -> None:
         """Writes a checkpoint. Every rank calls it, and none goes on before it is whole.
@@ -95,10 +127,12 @@ class Saver:
         Raises:
             UserError: it could not be written; on every rank.
         """
+        # Shards are put together by all ranks.
+        self._gathered = self._snapshot.take(state) if self._snapshot.is_sharded else None
         failure = None
         if self._is_main:
             try:
-                self._write(state, num_reserved)
+                self._write_or_wait(state, num_reserved)
             except Exception as error:
                 failure = error
         # Every rank learns the cause: the launcher ends the others with the first that fails, and the main
@@ -107,10 +141,15 @@ class Saver:
         if cause is not None:
             raise failure or UserError(f"The main process could not write a checkpoint: {cause}")
         self.saved_step = state.step
+        self._saved_at = time.monotonic()
+        self._gathered = None
 
     def rescue(self, state: TrainState) -> None:
         """Writes a checkpoint after an error. No collectives: the other ranks may be anywhere."""
         if not self._is_main or state.step == self.saved_step:
+            return
+        if self._snapshot.is_sharded:
+            _log.error("One process cannot save sharded weights: the last checkpoint stays the newest.")
             return
         if all_finite(self._snapshot.trainable_state().values()):
             self._write(state, num_reserved=1)
@@ -121,8 +160,42 @@ class Saver:
                 self._checkpointer.folder,
             )
 
+    def _write_or_wait(self, state: TrainState, num_reserved: int) -> None:
+        """Writes; on a full disk again and again, if that is wanted, until it succeeds or a signal comes."""
+        started = told = None
+        while True:
+            try:
+                self._write(state, num_reserved)
+            except FullDiskError as error:
+                if not self._waits_for_space:
+                    raise
+                if self._signals.received is not None:
+                    # The end of the run needs room for one checkpoint only.
+                    self._write(state, num_reserved=1)
+                    return
+                now = time.monotonic()
+                started = now if started is None else started
+                if told is None or now - told >= _REMINDER_SECONDS:
+                    told = now
+                    _log.warning(
+                        "%s Training waits at step %d until there is space (trainer.on_full_disk=wait); a "
+                        "signal ends it.",
+                        error,
+                        state.step,
+                    )
+                self._pause()
+            else:
+                if started is not None:
+                    _log.info("There is space again; waited %.0f s.", time.monotonic() - started)
+                return
+
+    def _pause(self) -> None:
+        until = time.monotonic() + _RETRY_SECONDS
+        while time.monotonic() < until and self._signals.received is None:
+            time.sleep(_GLANCE_SECONDS)
+
     def _write(self, state: TrainState, num_reserved: int) -> None:
-        tensors, documents = self._snapshot.take(state)
+        tensors, documents = self._gathered or self._snapshot.take(state)
         self._checkpointer.save(
             step=state.step,
             tensors=tensors,
