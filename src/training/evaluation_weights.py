@@ -150,8 +150,7 @@ class MovingAverage(EvaluationWeights):
                 "The checkpoint has no moving average of what this run trains. Set trainer.ema_decay as it "
                 "was."
             )
-        for name, average in self._average.items():
-            average.copy_(tensors[name])
+        torch._foreach_copy_(_local(self._average.values()), _local(tensors[name] for name in self._average))
 
 
 @final

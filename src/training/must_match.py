@@ -16,7 +16,10 @@ _UNSET = "unset"
 _FIXED = ("adapter.", "base_model_hash", "dataset.placeholder", "optimizer")
 _FREE = ("adapter.dropout",)
 # How the loss on held-out images is measured: with other values the best so far is of another ruler.
-_MEASURE = ("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision")
+_MEASURE = (
+    *("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision"),
+    "trainer.ema_decay",
+)
 
 
 def require_continuable(path: Path, must_match: Mapping[str, Scalar], *, allow_changes: bool = False) -> None:

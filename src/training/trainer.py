@@ -208,7 +208,8 @@ class Trainer:
     def rehearse_validation(self) -> None:
         """Measures one batch, the one that takes the most memory."""
         if self._validator is not None:
-            self._validator.rehearse()
+            with self._evaluation.applied():
+                self._validator.rehearse()
 
     def fit(self) -> TrainResult:
         """Trains.
