@@ -229,11 +229,8 @@ class TrainConfig:
             )
         if self.optimizer.class_name != "AdamW":
             raise UserError(
-        if self.optimizer.class_name != "AdamW":
-            raise UserError(
                 "accelerate.distributed_type=FSDP goes with optimizer=adamw only: most others keep a state "
                 "of another shape than the weights, which cannot be cut as these are."
-            )
             )
         if self.trainer.mixed_precision == "fp16":
             raise UserError("accelerate.distributed_type=FSDP does not go with trainer.mixed_precision=fp16.")
