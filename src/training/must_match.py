@@ -1,5 +1,6 @@
 """What a checkpoint and a run must agree in for one to be continued by the other. Free of torch."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +19,13 @@ _FIXED = (
     *("trainer.prediction_type", "trainer.zero_terminal_snr"),
 )
 _FREE = ("adapter.dropout",)
+# Settings of optimisers that decide which tensors they keep, and of what shape.
+_SHAPING = ("amsgrad", "beta1", "min_8bit_size", "momentum", "slice_p")
 # How the loss on held-out images is measured: with other values the best so far is of another ruler.
-_MEASURE = ("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision")
+_MEASURE = (
+    *("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision"),
+    "trainer.ema_decay",
+)
 
 # The loss on held-out images knows nothing of masks.
 _NO_MEASURE = ("trainer.", "global batch size", "dataset.masks", "masks_hash")
@@ -81,8 +87,14 @@ def is_another_ruler(key: str) -> bool:
     return key in _MEASURE or not key.startswith(_NO_MEASURE)
 
 
+def _kind_of_optimizer(value: Scalar) -> tuple[str, list[object]]:
+    """An optimiser's name and what its state's shapes depend on, of its name and its settings."""
+    name, _, settings = str(value).partition(" ")
+    given = json.loads(settings or "{}")
+    return name, [given.get(key) for key in _SHAPING]
+
+
 def _is_fixed(key: str, then: Scalar, now: Scalar) -> bool:
     if key == "optimizer.algorithm":
-        # Its name and its settings: the state of another class means something else.
-        return str(then).split(" ")[0] != str(now).split(" ")[0]
+        return _kind_of_optimizer(then) != _kind_of_optimizer(now)
     return key.startswith(_FIXED) and key not in _FREE

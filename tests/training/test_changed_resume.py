@@ -1,5 +1,6 @@
 """A run that is resumed with another configuration says so, and goes on only where it can."""
 
+import json
 import logging
 from dataclasses import replace
 
@@ -134,3 +135,15 @@ def test_another_optimiser_class_or_other_weights_are_refused_whatever_is_allowe
     changed = replace(run, resume="auto", allow_resume_changes=True)
     with pytest.raises(UserError, match=r"optimizer \(then AdamW, now SGD\)"):
         replace(changed, algorithm=torch.optim.SGD).trainer().fit()
+
+
+def test_settings_of_an_optimiser_may_change_where_its_state_keeps_its_shape(tmp_path) -> None:
+    def algorithm(**settings):
+        return {"optimizer.algorithm": f"prodigyopt.Prodigy {json.dumps(settings)}"}
+
+    before = algorithm(d_coef=1.0, slice_p=1)
+    after = algorithm(d_coef=2.0, slice_p=1)
+    assert require_agreement(tmp_path, before, after, allow_changes=True).keys() == before.keys()
+    with pytest.raises(UserError, match="does not cover"):
+        require_agreement(tmp_path, before, algorithm(d_coef=1.0, slice_p=11), allow_changes=True)
+    assert is_another_ruler("trainer.ema_decay")
