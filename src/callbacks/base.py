@@ -20,6 +20,7 @@ class RunView:
         seed: the run's seed; draw sample images from addresses that begin with it.
         output_dir: the run folder.
         model: the diffusion model that is trained (`src.models.base.DiffusionModel`), adapters attached.
+            Under the guard it has the weights that are handed over: maybe an average of those in training.
             Switch modes and adapters as needed, in context managers, so that an error leaves the adapters as
             they were.
         logger: where numbers and images go.

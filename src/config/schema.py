@@ -26,7 +26,7 @@ from src.config.choices import (
 )
 from src.config.dataset_schema import DatasetConfig
 from src.config.optimizer_schema import OptimizerConfig
-from src.config.trainer_schema import TrainerConfig
+from src.config.trainer_schema import UNMASKED_WEIGHT, TrainerConfig
 from src.errors import UserError
 
 
@@ -147,6 +147,17 @@ class TrainConfig:
                 "dataset.class_images.path is set, but class images are not used without "
                 "trainer.prior_loss_weight. Set trainer.prior_loss_weight=1, or take the path away."
             )
+        if self.trainer.ema_decay is not None and self.optimizer.averages_weights:
+            raise UserError(
+                f"trainer.ema_decay={self.trainer.ema_decay}: schedule-free averages the weights by itself. "
+                "Set trainer.ema_decay=null, or choose another optimizer."
+            )
+        if self.optimizer.lr_text_encoder_2 is not None and self.adapter.text_encoder_2 == "frozen":
+            raise UserError(
+                f"optimizer.lr_text_encoder_2={self.optimizer.lr_text_encoder_2}, but the second text "
+                "encoder is frozen. Set adapter.text_encoder_2=lora, or optimizer.lr_text_encoder_2=null."
+            )
+        self._check_masks()
         if self.model.path is None:
             raise UserError(
                 "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
@@ -154,6 +165,19 @@ class TrainConfig:
         if self.adapter.token_embedding == "train" and not self.dataset.placeholder:
             raise UserError(
                 "adapter.token_embedding=train needs dataset.placeholder, the word that is trained."
+            )
+
+    def _check_masks(self) -> None:
+        weight, has_masks = self.trainer.unmasked_weight, self.dataset.masks != "none"
+        if has_masks and weight == 1:
+            raise UserError(
+                f"dataset.masks={self.dataset.masks} changes nothing with trainer.unmasked_weight=1. "
+                "Lower it, or set dataset.masks=none."
+            )
+        if not has_masks and weight != UNMASKED_WEIGHT:
+            raise UserError(
+                f"trainer.unmasked_weight={weight} is not used without masks. Take it away, or set "
+                "dataset.masks=files or alpha."
             )
 
 

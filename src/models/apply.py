@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.adapter_files import OUR_PREFIX, adapter_architecture, find_adapter_files
+from src.models.adapter_files import OUR_PREFIX, AdapterFiles, adapter_architecture, find_adapter_files
 from src.models.adapters import ADAPTER_NAME, lora_layers
 from src.models.base import DiffusionModel
 from src.models.detect import Architecture
@@ -36,7 +36,8 @@ def load_adapter(
     Args:
         model: the base model; it has no adapter yet.
         path: a folder that `save_adapter` wrote, or one adapter file.
-        scale: strength. 0 without the token embedding is the base model exactly.
+        scale: strength. 0 without the token embedding is the base model exactly. With any other the model
+            samples with the schedule that the adapter was trained to.
         with_token_embedding: whether to load the learned embedding.
 
     Raises:
@@ -45,6 +46,8 @@ def load_adapter(
     assert not lora_layers(model.denoiser), "one adapter at a time"
     check_architecture(model.architecture, path)
     files = find_adapter_files(path)
+    if scale != 0:
+        _use_schedule(model, files)
     if files.model is not None:
         _load_full(model, files.model, scale)
     if files.lora is not None:
@@ -53,6 +56,16 @@ def load_adapter(
     if files.embedding is not None and with_token_embedding:
         _load_embedding(model, files.embedding)
     model.denoiser.requires_grad_(False).eval()
+
+
+def _use_schedule(model: DiffusionModel, files: AdapterFiles) -> None:
+    """The schedule that an adapter was trained to, where that is not its base model's own."""
+    whole = None if files.model is None else files.model / "unet" / _FULL_UNET
+    for file in (files.lora, files.embedding, whole):
+        said = {} if file is None else read_header(file).metadata
+        if kind := said.get(f"{OUR_PREFIX}prediction_type"):
+            is_zero = said.get(f"{OUR_PREFIX}zero_terminal_snr") == "true"
+            model.use_schedule(prediction_type=kind, zero_terminal_snr=is_zero)
 
 
 def set_adapter_scale(model: DiffusionModel, scale: float) -> None:

@@ -14,6 +14,7 @@ from src.config.schema import TrainConfig
 from src.config.targets import resolve
 from src.data.loader import step_batches
 from src.data.order import Position, num_micro_batches
+from src.diffusion.timesteps import TimestepSampling
 from src.errors import UserError
 from src.loggers.multi import MultiLogger
 from src.models.adapters import (
@@ -26,7 +27,7 @@ from src.run.build_sides import EncodedSides
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
-from src.training.optimizers import make_optimizer
+from src.training.optimizers import call_quietly, make_optimizer
 from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan
 from src.training.trainer import Trainer
@@ -41,7 +42,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
     """
     algorithm, settings = resolve("optimizer.algorithm", config.algorithm)
     try:
-        algorithm([torch.nn.Parameter(torch.zeros(1))], lr=config.lr, **settings)
+        call_quietly(algorithm, [torch.nn.Parameter(torch.zeros(1))], lr=config.lr, **settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer.algorithm ({config.algorithm['_target_']}): {error}.") from error
 
@@ -68,6 +69,7 @@ def build_trainer(
         algorithm=functools.partial(algorithm, **settings),
         lr=config.optimizer.lr,
         lr_text_encoder=config.optimizer.lr_text_encoder,
+        lr_text_encoder_2=config.optimizer.lr_text_encoder_2,
         lr_token_embedding=config.optimizer.lr_token_embedding,
     )
     plan = Plan(
@@ -78,7 +80,9 @@ def build_trainer(
         num_epochs=trainer.num_epochs,
         gradient_accumulation_steps=trainer.gradient_accumulation_steps,
         schedule=config.optimizer.schedule,
-        warmup_steps=config.optimizer.warmup_steps,
+        warmup_steps=config.optimizer.warmup_steps or 0,
+        warmup_epochs=config.optimizer.warmup_epochs,
+        min_lr_ratio=config.optimizer.min_lr_ratio,
         log_every=trainer.log_every,
         validate_every=trainer.validate_every,
         save_every=trainer.save_every,
@@ -112,7 +116,17 @@ def build_trainer(
     objective = Objective(
         prediction_type=model.prediction_type,
         alphas_cumprod=model.alphas_cumprod,
-        min_snr_gamma=trainer.min_snr_gamma,
+        min_snr_gamma=trainer.min_snr_cap,
+        is_debiased=trainer.loss_weighting == "debiased",
+        noise_offset=trainer.noise_offset,
+        timesteps=TimestepSampling(
+            distribution=trainer.timestep_sampling,
+            first=trainer.min_timestep,
+            end=trainer.max_timestep,
+            mean=trainer.logit_normal_mean,
+            std=trainer.logit_normal_std,
+        ),
+        unmasked_weight=trainer.unmasked_weight,
         seed=trainer.seed,
         tokenize=model.tokenize,
     )
@@ -137,6 +151,7 @@ def build_trainer(
         max_grad_norm=trainer.max_grad_norm,
         resume=trainer.resume,
         prior_loss_weight=trainer.prior_loss_weight,
+        ema_decay=trainer.ema_decay,
         configured=configured,
         allow_resume_changes=trainer.resume_changed == "allow",
         save_every_minutes=trainer.save_every_minutes,

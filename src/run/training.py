@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from src.callbacks.base import Callback
 from src.config.build import PROJECT_ROOT
@@ -31,7 +32,7 @@ from src.run.records import hashes_of, lineage_of, must_match, where_lines, writ
 from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
-from src.training.checkpoint import Checkpointer, load_checkpoint
+from src.training.checkpoint import Checkpointer, judged_weights
 from src.training.must_match import Scalar, require_continuable
 from src.training.observers import describe as describe_error
 from src.training.phase_memory import PhaseMemory
@@ -80,7 +81,10 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
         checkpointer = Checkpointer(job.run_dir / "checkpoints", keep=trainer.keep_checkpoints)
         weights = [parameter for group in groups for _, parameter in group.parameters]
-        checkpointer.require_space(checkpoint_bytes(weights))
+        has_average = trainer.ema_decay is not None or config.optimizer.averages_weights
+        checkpointer.require_space(
+            checkpoint_bytes(weights, optimizer=config.optimizer.class_name, has_average=has_average)
+        )
         lineage = lineage_of(config, job, data, model, size=size)
         require_same(agreed(lineage, size=size))
         with cache_lease(config), open_logger(config, job, is_main=is_main) as logger:
@@ -195,7 +199,7 @@ def _export(
     chosen = result.best_checkpoint or result.checkpoint
     if chosen is None:
         return
-    load_trainable_state(model, load_checkpoint(chosen).tensors["weights"])
+    load_trainable_state(model, load_file(judged_weights(chosen)))
     best, folder = result.best, job.run_dir / "adapter"
     metadata = {**metadata, "darkroom.step": str(result.step if best is None else best.step)}
     save_adapter(model, folder, metadata=metadata)

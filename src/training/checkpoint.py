@@ -26,6 +26,8 @@ from src.errors import FullDiskError, UserError
 from src.files import fsync_folder, is_full_disk, read_json, require_free_space, require_writable, sha256_file
 
 MANIFEST = "manifest.json"
+# Files of the weights in training, and of those that are judged and handed over where they are others.
+WEIGHTS, EVALUATION = "weights", "evaluation"
 _FORMAT = 1
 _NAME = re.compile(r"step_\d{8,}")
 _STAGING = ".tmp-"
@@ -242,6 +244,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors={file.stem: load_file(file) for file in path.glob("*.safetensors")},
         documents={file.stem: read_json(file) for file in path.glob("*.json") if file.name != MANIFEST},
     )
+
+
+def judged_weights(path: Path) -> Path:
+    """The file of the weights of a checkpoint that are judged and handed over."""
+    file = path / f"{EVALUATION}.safetensors"
+    return file if file.is_file() else path / f"{WEIGHTS}.safetensors"
 
 
 def _generation(path: Path) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 
 from src.callbacks.base import Callback, RunView
 from src.randomness import forked_rng
+from src.training.evaluation_weights import EvaluationWeights
 from src.training.state import StopRequest
 
 _log = logging.getLogger(__name__)
@@ -68,14 +69,29 @@ def release(error: BaseException) -> None:
 class Observers:
     """The callbacks of a run.
 
+    Args:
+        callbacks: in the order in which they are called.
+        module: what they could touch.
+        seed: of the run.
+        evaluation: the weights that they see, where they may touch the model at all; None for those in
+            training.
+
     Attributes:
         failures: one line for each call that raised; training went on.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], *, module: nn.Module, seed: int) -> None:
+    def __init__(
+        self,
+        callbacks: Sequence[Callback],
+        *,
+        module: nn.Module,
+        seed: int,
+        evaluation: EvaluationWeights | None = None,
+    ) -> None:
         self.failures: list[str] = []
         self._callbacks = list(callbacks)
         self._guard = Guard(module)
+        self._evaluation = evaluation
         self._seed = seed
 
     def call(self, hook: str, run: RunView, *arguments: Any) -> str | None:
@@ -99,9 +115,15 @@ class Observers:
     def _ask(self, callback: Callback, hook: str, run: RunView, *arguments: Any) -> StopRequest | None:
         step = run.state.step
         address = (self._seed, "callback", type(callback).__name__, hook, step)
-        with self._guard.untouched(*address) if callback.needs_guard(hook, step) else nullcontext():
+        with self._untouched(*address) if callback.needs_guard(hook, step) else nullcontext():
             answer: StopRequest | None = getattr(callback, hook)(run, *arguments)
         return answer
+
+    @contextmanager
+    def _untouched(self, *address: int | str) -> Iterator[None]:
+        applied = nullcontext() if self._evaluation is None else self._evaluation.applied()
+        with self._guard.untouched(*address), applied:
+            yield
 
     def mark(self, what: str, step: int, error: BaseException) -> None:
         """Reports a failure that training survives and remembers it for the run's result."""

@@ -16,6 +16,7 @@ from src.data.batches import Batch
 from src.data.order import MicroBatch
 from src.randomness import forked_rng
 from src.training.bad_steps import NonFiniteError, StepRecord, describe_bad, describe_largest
+from src.training.evaluation_weights import EvaluationWeights
 from src.training.objective import MicroLoss, Objective
 from src.training.optimizers import ParameterGroup
 from src.training.state import TrainState
@@ -56,6 +57,7 @@ class OptimizerStep:
         max_grad_norm: the total gradient norm is clipped to it, None for no clipping.
         seed: of module dropout.
         num_records: steps that can lie between two calls of `check`.
+        evaluation: learns of each step.
         prior_loss_weight: lambda of prior preservation (DreamBooth, Ruiz et al. 2023, arXiv 2208.12242,
             eq. 2): weight of the class images' loss beside the training images'. None where there are none.
 
@@ -75,6 +77,7 @@ class OptimizerStep:
         max_grad_norm: float | None,
         seed: int,
         num_records: int,
+        evaluation: EvaluationWeights,
         prior_loss_weight: float | None = None,
     ) -> None:
         self.scalar_names = [
@@ -91,6 +94,7 @@ class OptimizerStep:
         self._objective = objective
         self._max_grad_norm = max_grad_norm
         self._seed = seed
+        self._evaluation = evaluation
         self._prior_loss_weight = prior_loss_weight
         self._records: deque[StepRecord] = deque(maxlen=num_records)
         # The first bad step, -1 for none. It stays on the device, like everything it is computed from.
@@ -194,6 +198,7 @@ class OptimizerStep:
         if not is_masked_by_host:
             self.is_updating = True
             self._optimizer.step()
+            self._evaluation.update(step, self._bad_step >= 0)
             self.is_updating = False
 
     def last_good(self) -> TrainState | None:

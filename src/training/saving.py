@@ -12,6 +12,7 @@ from torch import Tensor
 from src.errors import FullDiskError, UserError
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer, load_checkpoint
+from src.training.evaluation_weights import TrainingWeights
 from src.training.observers import describe
 from src.training.optimizers import all_finite
 from src.training.resume import resolve
@@ -20,17 +21,26 @@ from src.training.snapshot import Snapshot
 from src.training.state import TrainState
 
 _log = logging.getLogger(__name__)
-# Weights and the two moments of an Adam: what a checkpoint takes before the optimiser has any state.
-_NUM_COPIES = 3
+# What optimisers keep, in sizes of the weights: the two moments of an Adam, more or less of others. Needed
+# before there is any state.
+_NUM_KEPT = {"AdamW8bit": 0.5, "Adafactor": 1.0, "Prodigy": 4.0}
+_NUM_KEPT_OF_ADAM = 2.0
 # Between two looks at a full disk, and between two lines that say so. Signals are looked at more often.
 _RETRY_SECONDS = 10.0
 _REMINDER_SECONDS = 600.0
 _GLANCE_SECONDS = 0.5
 
 
-def checkpoint_bytes(weights: Iterable[Tensor]) -> int:
-    """About how large a checkpoint of these trained weights will be."""
-    return _NUM_COPIES * sum(tensor.numel() * tensor.element_size() for tensor in weights)
+def checkpoint_bytes(weights: Iterable[Tensor], *, optimizer: str, has_average: bool) -> int:
+    """About how large a checkpoint of these trained weights will be.
+
+    Args:
+        weights: what is trained.
+        optimizer: the name of the optimiser's class.
+        has_average: whether an average of the weights is saved beside them.
+    """
+    num_copies = 1.0 + _NUM_KEPT.get(optimizer, _NUM_KEPT_OF_ADAM) + float(has_average)
+    return int(num_copies * sum(tensor.numel() * tensor.element_size() for tensor in weights))
 
 
 class Saver:
@@ -80,7 +90,13 @@ class Saver:
         Raises:
             UserError: the disk is full or read-only, or there is nothing to resume from.
         """
-        self._checkpointer.prepare(checkpoint_bytes(self._snapshot.trainable_state().values()))
+        self._checkpointer.prepare(
+            checkpoint_bytes(
+                self._snapshot.trainable_state().values(),
+                optimizer=type(self._snapshot.optimizer).__name__,
+                has_average=not isinstance(self._snapshot.evaluation, TrainingWeights),
+            )
+        )
         path = resolve(resume, folder=self._checkpointer.folder)
         if path is None:
             return TrainState()

@@ -11,10 +11,11 @@ from torch.optim import Optimizer
 
 from src.data.order import Position
 from src.errors import UserError
-from src.training.checkpoint import Checkpoint
+from src.training.checkpoint import EVALUATION, WEIGHTS, Checkpoint
 from src.training.config_changes import config_changes
+from src.training.evaluation_weights import EvaluationWeights
 from src.training.must_match import Scalar, is_another_ruler, require_agreement
-from src.training.optimizers import export_state, import_state
+from src.training.optimizers import export_group_state, export_state, import_group_state, import_state
 from src.training.running_means import RunningMeans
 from src.training.spikes import SpikeWatch
 from src.training.state import TrainState
@@ -31,6 +32,7 @@ class Snapshot:
         load_trainable_state: puts them back, strictly.
         optimizer: the bare optimiser.
         names: of its parameters, in its order.
+        evaluation: the weights that are judged and handed over.
         accelerator: has the gradient scaler, if there is one.
         means: scalars since the last log.
         spikes: what is remembered of the logs before.
@@ -45,6 +47,7 @@ class Snapshot:
     load_trainable_state: Callable[[Mapping[str, Tensor]], None]
     optimizer: Optimizer
     names: Sequence[str]
+    evaluation: EvaluationWeights
     accelerator: Accelerator
     means: RunningMeans
     spikes: SpikeWatch
@@ -68,10 +71,16 @@ class Snapshot:
                 "means": self.means.to_json(),
                 "spikes": self.spikes.to_json(),
                 "gradient_scaler": None if scaler is None else scaler.state_dict(),
-                "optimizer": {"class": type(self.optimizer).__name__, "scalars": scalars},
+                "optimizer": {
+                    "class": type(self.optimizer).__name__,
+                    "scalars": scalars,
+                    "groups": export_group_state(self.optimizer),
+                },
             },
         }
-        return {"weights": dict(self.trainable_state()), "optimizer": tensors}, documents
+        groups = {WEIGHTS: dict(self.trainable_state()), "optimizer": tensors}
+        evaluation = self.evaluation.export()
+        return (groups | {EVALUATION: evaluation} if evaluation else groups), documents
 
     def restore(self, checkpoint: Checkpoint) -> TrainState:
         """Puts everything back and says where the run was, and how its configuration has changed since.
@@ -82,7 +91,7 @@ class Snapshot:
         loop = checkpoint.documents["loop"]
         allowed = self._check(checkpoint, loop["must_match"], loop["optimizer"]["class"])
         try:
-            self.load_trainable_state(checkpoint.tensors["weights"])
+            self.load_trainable_state(checkpoint.tensors[WEIGHTS])
         except UserError as error:
             raise UserError(
                 f"{checkpoint.path} cannot be continued. {error} Or start anew with another run.name."
@@ -90,6 +99,9 @@ class Snapshot:
         import_state(
             self.optimizer, self.names, checkpoint.tensors["optimizer"], loop["optimizer"]["scalars"]
         )
+        # Checkpoints of earlier versions are of optimisers that keep nothing there.
+        import_group_state(self.optimizer, loop["optimizer"].get("groups", {}))
+        self.evaluation.load(checkpoint.tensors.get(EVALUATION, {}))
         if self.accelerator.scaler is not None and loop["gradient_scaler"] is not None:
             self.accelerator.scaler.load_state_dict(loop["gradient_scaler"])
         self.means.load_json(loop["means"])

@@ -21,11 +21,12 @@ from src.data.order import Position
 from src.loggers.protocol import Logger
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
+from src.training.evaluation_weights import make_evaluation_weights
 from src.training.must_match import Scalar
 from src.training.objective import Objective
 from src.training.observers import Observers, describe
 from src.training.optimizer_step import OptimizerStep, Share
-from src.training.optimizers import ParameterGroup, parameter_names, set_learning_rates
+from src.training.optimizers import ParameterGroup, estimated_rates, parameter_names, set_learning_rates
 from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan, is_due
 from src.training.running_means import RunningMeans
@@ -65,6 +66,7 @@ class Trainer:
         must_match: what a checkpoint must agree in to be continued.
         max_grad_norm: None for no clipping.
         prior_loss_weight: of the class images' loss; None where batches have none.
+        ema_decay: of the moving average of the weights that is judged and handed over; None for none.
         resume: see `resolve`.
         configured: the run's configuration without secrets, kept in its checkpoints for comparison.
         allow_resume_changes: continue a checkpoint that does not agree in `must_match`, where that can be.
@@ -97,6 +99,7 @@ class Trainer:
         max_grad_norm: float | None,
         resume: str,
         prior_loss_weight: float | None = None,
+        ema_decay: float | None = None,
         configured: Mapping[str, Any] = MappingProxyType({}),
         allow_resume_changes: bool = False,
         save_every_minutes: float | None = None,
@@ -116,6 +119,7 @@ class Trainer:
         self._seed = seed
         self._resume = resume
         wrapped_denoiser, wrapped_optimizer = accelerator.prepare(denoiser, optimizer)
+        self._evaluation = make_evaluation_weights(groups, optimizer=optimizer, ema_decay=ema_decay)
         self._optimizer_step = OptimizerStep(
             accelerator=accelerator,
             denoiser=wrapped_denoiser,
@@ -125,6 +129,7 @@ class Trainer:
             max_grad_norm=max_grad_norm,
             seed=seed,
             num_records=plan.log_every,
+            evaluation=self._evaluation,
             prior_loss_weight=prior_loss_weight,
         )
         self._means = RunningMeans(self._optimizer_step.scalar_names, accelerator.device)
@@ -135,6 +140,7 @@ class Trainer:
             load_trainable_state=load_trainable_state,
             optimizer=optimizer,
             names=parameter_names(groups),
+            evaluation=self._evaluation,
             accelerator=accelerator,
             means=self._means,
             spikes=self._spikes,
@@ -154,7 +160,7 @@ class Trainer:
             wait_for_space=wait_for_space,
         )
         seen_by = callbacks if accelerator.is_main_process else []
-        self._observers = Observers(seen_by, module=denoiser, seed=seed)
+        self._observers = Observers(seen_by, module=denoiser, seed=seed, evaluation=self._evaluation)
         self._stopwatch = Stopwatch()
         if memory is None:
             memory = PhaseMemory(output_dir, accelerator.device, is_main=False)
@@ -288,6 +294,7 @@ class Trainer:
         scalars = {
             **means,
             **{f"lr/{name}": rate for name, rate in rates.items()},
+            **estimated_rates(self._optimizer),
             **self._stopwatch.read(),
         }
         if self._accelerator.scaler is not None:
@@ -311,7 +318,8 @@ class Trainer:
         self._validated_step = step
         with self._stopwatch.paused(), self._memory.phase("validate", step=step):
             try:
-                tables = self._validator.measure()
+                with self._evaluation.applied():
+                    tables = self._validator.measure()
             except Exception as error:
                 failure = error
             if self._agreement.largest(int(failure is not None)):

@@ -145,6 +145,7 @@ def test_a_fine_tune_closes_part_of_the_gap_to_the_photos(base, tuned, dino, sub
     assert closed.mean() > 0.35
 
 
+@pytest.mark.slow
 def test_a_fine_tune_keeps_other_prompts(base, tuned, clip, others) -> None:
     assert share_first(clip, others, tuned()) > share_first(clip, others, base) - 0.13
 

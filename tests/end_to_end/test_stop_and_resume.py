@@ -4,7 +4,8 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -46,42 +47,66 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
         time.sleep(0.03)
 
 
-@pytest.fixture(scope="module")
-def runs(
-    ready: Clone, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Path, list[str], list[int]]]:
-    """The same line unbroken, stopped by SIGTERM, and killed: (run folder, printed, exit codes) of each."""
-    folder = tmp_path_factory.mktemp("resume")
-    outputs = {kind: folder / kind for kind in ("unbroken", "stopped", "killed")}
-    run_folders = {kind: output / "train" / "x" for kind, output in outputs.items()}
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """Starts of one line: where its run is, what each printed and how each ended."""
 
-    def start(kind: str) -> subprocess.Popen[str]:
-        return ready.start(*LINE, f"paths.output_dir={outputs[kind]}")
+    folder: Path
+    printed: list[str]
+    codes: list[int]
 
-    printed: dict[str, list[str]] = {kind: [] for kind in outputs}
-    codes: dict[str, list[int]] = {kind: [] for kind in outputs}
-    # Side by side: most of each is imports.
-    processes = {kind: start(kind) for kind in outputs}
+
+def start(ready: Clone, output: Path) -> subprocess.Popen[str]:
+    return ready.start(*LINE, f"paths.output_dir={output}")
+
+
+def finish(processes: Sequence[subprocess.Popen[str]], output: Path) -> Broken:
+    printed = [process.communicate(timeout=240)[0] for process in processes]
+    codes = [process.returncode for process in processes]
+    return Broken(folder=output / "train" / "x", printed=printed, codes=codes)
+
+
+def broken_by(number: int, ready: Clone, output: Path, *, after_step: int) -> Broken:
+    """A run that gets a signal once so many steps are logged, and the one that goes on with it."""
+    # The signal goes to what was started as `sh`.
+    first = start(ready, output)
     try:
-        # The signals go to what was started as `sh`.
-        stopped, killed = processes["stopped"], processes["killed"]
-        # At the validation of step 11: between two logs, so that the losses since the last one have to survive.
-        wait_until(lambda: logged_step(run_folders["stopped"]) >= 11, stopped)
-        stopped.send_signal(signal.SIGTERM)
-        # After a checkpoint, and after more was logged that the resumed run has to log again.
-        wait_until(lambda: logged_step(run_folders["killed"]) >= 14, killed)
-        killed.kill()
-        for kind in ("stopped", "killed", "unbroken"):
-            printed[kind].append(processes[kind].communicate(timeout=240)[0])
-            codes[kind].append(processes[kind].returncode)
-        processes = {kind: start(kind) for kind in ("stopped", "killed")}
-        for kind, process in processes.items():
-            printed[kind].append(process.communicate(timeout=240)[0])
-            codes[kind].append(process.returncode)
+        wait_until(lambda: logged_step(output / "train" / "x") >= after_step, first)
+        first.send_signal(number)
+        broken = finish([first], output)
     finally:
-        for process in processes.values():
-            process.kill()
-    return {kind: (run_folders[kind], printed[kind], codes[kind]) for kind in outputs}
+        first.kill()
+    rest = finish([start(ready, output)], output)
+    return Broken(folder=rest.folder, printed=broken.printed + rest.printed, codes=broken.codes + rest.codes)
+
+
+@pytest.fixture(scope="module")
+def both(ready: Clone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Broken, Broken]:
+    """The same line unbroken and stopped by SIGTERM, side by side: most of each is imports."""
+    folder = tmp_path_factory.mktemp("resume")
+    unbroken = start(ready, folder / "unbroken")
+    try:
+        # At the validation of step 11: between two logs, so that the losses since the last one have to survive.
+        stopped = broken_by(signal.SIGTERM, ready, folder / "stopped", after_step=11)
+        return finish([unbroken], folder / "unbroken"), stopped
+    finally:
+        unbroken.kill()
+
+
+@pytest.fixture(scope="module")
+def unbroken(both: tuple[Broken, Broken]) -> Broken:
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def stopped(both: tuple[Broken, Broken]) -> Broken:
+    return both[1]
+
+
+@pytest.fixture(scope="module")
+def killed(ready: Clone, tmp_path_factory: pytest.TempPathFactory) -> Broken:
+    """After a checkpoint, and after more was logged that the resumed run has to log again."""
+    return broken_by(signal.SIGKILL, ready, tmp_path_factory.mktemp("killed"), after_step=14)
 
 
 def losses(run: Path) -> dict[tuple[str, int], float]:
@@ -93,9 +118,9 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
     return found
 
 
-def test_a_signal_to_sh_stops_at_a_step_with_a_checkpoint(runs) -> None:
-    _, (first, second), codes = runs["stopped"]
-    assert codes == [128 + signal.SIGTERM, 0], first + second
+def test_a_signal_to_sh_stops_at_a_step_with_a_checkpoint(stopped: Broken) -> None:
+    first, second = stopped.printed
+    assert stopped.codes == [128 + signal.SIGTERM, 0], first + second
     assert "SIGTERM: stopping after this step, with a checkpoint." in first
     assert "Continue with: the same command, run.name=x trainer.resume=auto" in first
     stopped_at = int(first.split("Stopped after step ")[1].split(":")[0])
@@ -103,30 +128,31 @@ def test_a_signal_to_sh_stops_at_a_step_with_a_checkpoint(runs) -> None:
     assert f"Training from step {stopped_at} to step {MAX_STEPS}." in second
 
 
-def test_a_killed_run_starts_from_its_last_whole_checkpoint(runs) -> None:
-    _, (first, second), codes = runs["killed"]
-    assert codes == [-signal.SIGKILL, 0], first + second
+@pytest.mark.slow
+def test_a_killed_run_starts_from_its_last_whole_checkpoint(killed: Broken) -> None:
+    first, second = killed.printed
+    assert killed.codes == [-signal.SIGKILL, 0], first + second
     resumed_at = int(second.split("Training from step ")[1].split(" to ")[0])
     assert resumed_at in range(8, MAX_STEPS)
     assert "Stopped after step" not in first
 
 
-@pytest.mark.parametrize("kind", ["stopped", "killed"])
-def test_the_result_is_that_of_an_unbroken_run(runs, kind: str) -> None:
-    unbroken, broken = runs["unbroken"][0], runs[kind][0]
-    assert runs["unbroken"][2] == [0], runs["unbroken"][1]
+@pytest.mark.parametrize("kind", ["stopped", pytest.param("killed", marks=pytest.mark.slow)])
+def test_the_result_is_that_of_an_unbroken_run(unbroken: Broken, request, kind: str) -> None:
+    whole, broken = unbroken.folder, request.getfixturevalue(kind).folder
+    assert unbroken.codes == [0], unbroken.printed
     for name in ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors"):
-        assert_same_tensors(unbroken / "adapter" / name, broken / "adapter" / name)
+        assert_same_tensors(whole / "adapter" / name, broken / "adapter" / name)
     last = f"step_{MAX_STEPS:08d}"
-    assert_same_checkpoint(unbroken / "checkpoints" / last, broken / "checkpoints" / last)
+    assert_same_checkpoint(whole / "checkpoints" / last, broken / "checkpoints" / last)
     for checkpoint in list_checkpoints(broken / "checkpoints"):
         assert find_damage(checkpoint) is None
 
-    expected = losses(unbroken)
+    expected = losses(whole)
     assert {("loss/train", step) for step in (7, 14, 21, 28, MAX_STEPS)} <= expected.keys()
     assert {("loss/validation", step) for step in (11, 22, MAX_STEPS)} <= expected.keys()
     assert losses(broken) == expected
-    results = [json.loads((run / "result.json").read_text()) for run in (unbroken, broken)]
+    results = [json.loads((run / "result.json").read_text()) for run in (whole, broken)]
     for result in results:
         del result["seconds"]
     assert results[0] == results[1]

@@ -109,6 +109,10 @@ class Bench:
     def train(self, name: str, *overrides: str) -> Path:
         return self._run("train", name, "trainer.device=cpu", *UNOBSERVED, *overrides)
 
+    def train_observed(self, name: str, *overrides: str) -> Path:
+        """With the callbacks, loggers and metrics that the overrides leave on."""
+        return self._run("train", name, "trainer.device=cpu", *overrides)
+
     def prepare(self, name: str, *overrides: str) -> Path:
         return self._run("prepare", name, *overrides)
 
