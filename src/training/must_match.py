@@ -16,7 +16,12 @@ _UNSET = "unset"
 _FIXED = ("adapter.", "base_model_hash", "dataset.placeholder", "optimizer")
 _FREE = ("adapter.dropout",)
 # How the loss on held-out images is measured: with other values the best so far is of another ruler.
-_MEASURE = ("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision")
+_MEASURE = (
+    "trainer.num_validation_timesteps",
+    "trainer.max_validation_images",
+    "trainer.mixed_precision",
+    "trainer.ema_decay",
+)
 
 
 def require_continuable(path: Path, must_match: Mapping[str, Scalar], *, allow_changes: bool = False) -> None:
@@ -79,4 +84,7 @@ def _is_fixed(key: str, then: Scalar, now: Scalar) -> bool:
     if key == "optimizer.algorithm":
         # Its name and its settings: the state of another class means something else.
         return str(then).split(" ")[0] != str(now).split(" ")[0]
+    if key == "trainer.ema_decay":
+        # A checkpoint has an average or none; only the pace of one can change.
+        return _UNSET in (then, now)
     return key.startswith(_FIXED) and key not in _FREE

@@ -60,7 +60,7 @@ class Trainer:
         validator: None to validate never.
         checkpointer: where checkpoints go.
         callbacks: observers.
-        logger: handed to callbacks; of the loop itself only memory goes there.
+        logger: handed to callbacks; the loop itself logs nothing to it.
         output_dir: the run folder, handed to callbacks.
         seed: of the run.
         must_match: what a checkpoint must agree in to be continued.
@@ -73,7 +73,7 @@ class Trainer:
         save_every_minutes: minutes between checkpoints, beside the plan's steps.
         wait_for_space: on a full disk wait; else end the run with an error.
         spike_factor: how many times their recent level loss and gradient norm are reported as spikes.
-        memory: reports memory at the end of each phase.
+        memory: measures memory at the end of each phase.
     """
 
     def __init__(
@@ -210,6 +210,7 @@ class Trainer:
         self._denoiser.train()
         _log.info("Training from step %d to step %d.", self._start_step, self._plan.total_steps)
         self._observe("on_fit_start")
+        self._tell_memory()
 
     def _loop(self) -> str:
         with closing(_closable(self._batches(self._state.position))) as batches:
@@ -306,8 +307,9 @@ class Trainer:
             scalars["spikes/count"] = float(self._spikes.count)
         self._means.reset()
         self._losses.update({name: means[name] for name in means if name.startswith("loss/")})
-        self._memory.report("train", step=self._state.step)
         self._observe("on_log", scalars)
+        self._memory.measure("train")
+        self._tell_memory()
 
     def _validate(self) -> bool:
         """Validates; says whether this is the best step so far. A failure is reported and skipped."""
@@ -316,7 +318,7 @@ class Trainer:
         self._optimizer_step.check()
         step, failure, tables, started = self._state.step, None, [], time.monotonic()
         self._validated_step = step
-        with self._stopwatch.paused(), self._memory.phase("validate", step=step):
+        with self._stopwatch.paused(), self._memory.phase("validate"):
             try:
                 with self._evaluation.applied():
                     tables = self._validator.measure()
@@ -333,14 +335,20 @@ class Trainer:
         if is_best:
             self._state = self._state.with_best(step, result.loss)
         self._observe("on_validation_end", result)
+        self._tell_memory()
         return is_best
 
     def _save(self, *, num_reserved: int) -> None:
         self._optimizer_step.check()
-        with self._stopwatch.paused(), self._memory.phase("save", step=self._state.step):
+        with self._stopwatch.paused(), self._memory.phase("save"):
             self._saver.save(self._state, num_reserved=num_reserved)
         best, step = self._state.best, self._state.step
         self._observe("on_checkpoint", self._saver.path(step), best is not None and best.step == step)
+        self._tell_memory()
+
+    def _tell_memory(self) -> None:
+        for scalars in self._memory.take():
+            self._observe("on_memory", scalars)
 
     def _rescue(self, error: BaseException) -> None:
         """Saves the last good state after an error, and tells the callbacks."""
