@@ -1,12 +1,18 @@
 """Trains an adapter. `python train.py --help` lists what can be set."""
 
 from src.config.cli import Job, Outcome, main
+from src.config.launch import start_processes
 from src.config.schema import TrainConfig
 from src.loggers.clearml import bind_hydra
 
 
 def train(config: TrainConfig, job: Job) -> Outcome:
     """The command `train`."""
+    from src.run.hand_over import hand_over
+
+    if hand_over(config, job):
+        return Outcome(results={})
+    start_processes(config.accelerate, job)
     from src.run.training import run_training
 
     return run_training(config, job)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 import yaml
 
@@ -359,3 +360,42 @@ def test_a_study_in_a_database_goes_on_where_it_was(sweep):
         assert done.returncode == 0, done.stderr
         (kept,) = optuna.get_all_study_summaries(storage=study[1].partition("=")[2])
         assert kept.n_trials == count
+
+
+SUBMITIT = ("hydra/launcher=submitit_local",)
+
+
+@pytest.mark.slow
+def test_submitit_runs_jobs_in_other_processes(sweep):
+    done = sweep.run(*SUBMITIT, "trainer.seed=1,2", "adapter.rank=0,4", *BARE)
+    assert done.returncode == 1, done.stderr
+    table, under = sweep.rows()
+    assert [row["status"] for row in table] == ["failed", "completed", "failed", "completed"]
+    assert "- jobs 0, 2: adapter.rank=0 must be at least 1." in under
+    assert "job 1 (" in under or "job 3 (" in under
+
+
+@pytest.mark.slow
+def test_a_job_that_submitit_warns_saves_is_queued_again_and_goes_on(sweep):
+    """The local executor warns and starts again as Slurm's does, by the same handler."""
+    few = (*BARE[:-1], "trainer.max_steps=60", "trainer.save_every=1", "trainer.resume=auto")
+    process = sweep.start(*SUBMITIT, "trainer.seed=1", *few)
+    wait_for(sweep.folder / "0/checkpoints/step_*", process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    (job,) = (child for child in children if "submitit.core._submit" in child.cmdline())
+    job.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    ((row,), _) = sweep.rows()
+    assert (row["status"], row["steps"]) == ("completed", "60")
+    log = (sweep.folder / "0/train.log").read_text()
+    stopped = re.search(r"Stopped after step (\d+): signal SIGUSR1", log)
+    assert stopped, log
+    assert f"Training from step {stopped[1]} to step 60" in log
+
+
+def test_what_is_queued_again_must_be_able_to_go_on(sweep):
+    done = sweep.run("hydra/launcher=slurm", "trainer.seed=1,2", *BARE)
+    assert done.returncode == 2
+    assert "Add trainer.resume=auto" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

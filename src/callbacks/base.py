@@ -1,10 +1,11 @@
 """What a callback is: it observes, and may ask for the run to stop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from src.loggers.protocol import Logger
+from src.training.accelerator import Agreement
 from src.training.state import StopRequest, TrainResult, TrainState, ValidationResult
 
 
@@ -24,6 +25,7 @@ class RunView:
             Switch modes and adapters as needed, in context managers, so that an error leaves the adapters as
             they were.
         logger: where numbers and images go.
+        ranks: for callbacks that are called on every rank.
     """
 
     state: TrainState
@@ -34,16 +36,25 @@ class RunView:
     output_dir: Path
     model: Any
     logger: Logger
+    ranks: Agreement = field(default_factory=Agreement)
 
 
 class Callback:
     """Base of all callbacks; every hook does nothing until it is overridden.
 
-    Hooks run in the main process only, at step boundaries. The trainer runs each inside its own forked
-    random state and restores modules' train/eval modes, requires_grad flags and grad mode afterwards, so a
-    callback may sample and evaluate freely and the losses stay the same, bit for bit. A hook that raises is
-    logged, named in the run's result and skipped; training goes on. A hook may return a `StopRequest`.
+    Hooks run at step boundaries, in the main process only unless `on_every_rank` says otherwise. The trainer
+    runs each inside its own forked random state and restores modules' train/eval modes, requires_grad flags
+    and grad mode afterwards, so a callback may sample and evaluate freely and the losses stay the same, bit
+    for bit. A hook that raises is logged, named in the run's result and skipped; training goes on. A hook may
+    return a `StopRequest`.
+
+    Attributes:
+        on_every_rank: whether hooks are called on all ranks, to work in shares (`RunView.ranks`). What waits
+            for the others must be reached by all of them whatever happens before, so it comes first in a
+            hook; only the main rank writes and logs. Not so `on_exception`, where the others may be anywhere.
     """
+
+    on_every_rank: bool = False
 
     def needs_guard(self, hook: str, step: int) -> bool:
         """Whether a hook may touch the model, random states or grad mode at this step.

@@ -1,8 +1,13 @@
 """The closed lists that values of the configuration are chosen from."""
 
 ARCHITECTURES = ("auto", "sd15", "sdxl")
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 COMPONENT_MODES = ("lora", "full", "frozen")
+# accelerate's names. NO is one process; MULTI_GPU also starts several processes on the CPU.
+DISTRIBUTED_TYPES = ("NO", "MULTI_GPU", "FSDP")
+ADAPTER_METHODS = ("lora", "dora", "loha", "lokr")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+BASE_PRECISIONS = ("auto", "int8", "fp8")
 CACHE_PRECISIONS = ("fp32", "fp16", "bf16")
 FULL_DISK = ("stop", "wait")
 RESUME_CHANGED = ("refuse", "allow")

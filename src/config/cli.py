@@ -1,11 +1,8 @@
 """Around Hydra's main: the gates run first, errors become one line, a sweep's failing job becomes a row."""
 
-import errno
 import os
-import re
 import sys
 import traceback
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import sweep
+from src.config.arguments import parse_arguments
 from src.config.build import PROJECT_ROOT, check_config, plain, register
 from src.config.composition import VERSION_BASE, Root, compose_root
-from src.config.explain import CompositionError, explain
+from src.config.explain import CompositionError, disk_message, explain
+from src.config.launch import world_size
 from src.config.run_signals import Terminated, single_run
 from src.config.schema import InferenceConfig, TrainConfig
 from src.config.sweep_signals import SIGNALS, Stopped
@@ -33,8 +31,6 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 # Exit codes above are 128 plus the number of a signal.
 _SIGNAL_BASE = 128
-# Values that may be given as plain text, whatever signs are in it.
-_TEXT_KEYS = ("prompts", "negative_prompt", "dataset.negative_prompt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +43,8 @@ class Job:
         resolved: the whole configuration as plain containers, for records.
         overrides: what was given on the command line.
         in_sweep: whether this is a job of a multirun.
+        is_named_by_the_time: whether a second process would call the run something else.
+        accelerate_file: where the block `accelerate` comes from; None if this program has none.
     """
 
     run_dir: Path
@@ -54,6 +52,8 @@ class Job:
     resolved: dict[str, Any]
     overrides: Sequence[str]
     in_sweep: bool
+    is_named_by_the_time: bool = False
+    accelerate_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +86,7 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     # Hydra then raises instead of printing its own advice, and the errors are worded here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register()
-    sys.argv[1:] = _flags_first(sys.argv[1:])
-    arguments = _parse_arguments()
+    arguments = parse_arguments()
     extra_folder = Path(arguments.config_dir).resolve() if arguments.config_dir else None
     root = Root(name=arguments.config_name or config_name, folder=CONFIG_DIR, extra_folder=extra_folder)
 
@@ -115,7 +114,7 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     except CompositionError as error:
         _fail(explained(error), EXIT_USAGE)
     except OSError as error:
-        message = _disk_message(error)
+        message = disk_message(error)
         if message is None:
             raise
         _fail(message, EXIT_FAILED)
@@ -133,55 +132,9 @@ def main(config_name: str, commands: dict[str, Command]) -> None:
     sys.exit(runner.exit_code or exit_code)
 
 
-def _parse_arguments() -> Namespace:
-    parser = get_args_parser()
-    if not parser.parse_args().multirun:
-        sys.argv[1:] = [as_text(argument) for argument in sys.argv[1:]]
-    return parser.parse_args()
-
-
-def _flags_first(arguments: Sequence[str]) -> list[str]:
-    """Sorts flags before overrides, so that `a=1 --cfg job b=2` works; argparse alone refuses it."""
-    is_override = re.compile(r"[~+]{0,2}[A-Za-z_][\w./@-]*=|~[A-Za-z_]").match
-    overrides = [argument for argument in arguments if is_override(argument)]
-    return [argument for argument in arguments if not is_override(argument)] + overrides
-
-
-def as_text(argument: str) -> str:
-    """Quotes a plain text given for a prompt, which the shell has unquoted and Hydra's grammar would refuse.
-
-    Lists, texts in quotes of their own and null stay as they are. (In a sweep commas part the values.)
-
-    >>> as_text("prompts=a photo of sksToy, on the moon")
-    'prompts="a photo of sksToy, on the moon"'
-    """
-    key, equals, value = argument.partition("=")
-    if not equals or key not in _TEXT_KEYS or value == "null" or value.startswith(("[", '"', "'", "${")):
-        return argument
-    # In Hydra's quotes a backslash escapes only a quote, or backslashes that stand before one.
-    escaped = re.sub(r'(\\*)(?:"|$)', lambda found: found[1] * 2 + ('\\"' if '"' in found[0] else ""), value)
-    return f'{key}="{escaped}"'
-
-
 def _fail(message: str, code: int) -> None:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def _disk_message(error: OSError) -> str | None:
-    """What a user can do about an error of the file system; None if it is something else."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = "" if error.filename is None else f" for {error.filename}"
-        return (
-            f"No space left on the disk{place}. Free some, or choose another disk (paths.output_dir, "
-            "paths.cache_dir, paths.data_dir)."
-        )
-    if error.filename is None:
-        return None
-    return (
-        f"Cannot write or read {error.filename} ({error.strerror}). Choose another folder "
-        "(paths.output_dir, paths.cache_dir, paths.data_dir) or change its permissions."
-    )
 
 
 def _check_sweep_first(root: Root, overrides: Sequence[str]) -> None:
@@ -199,20 +152,46 @@ def _check_sweep_first(root: Root, overrides: Sequence[str]) -> None:
         config = compose_root(root, line, with_hydra=True)
         folder = Path(config.hydra.sweep.dir)
         is_continued = OmegaConf.select(config, "trainer.resume") not in (None, "never")
+        if OmegaConf.select(config, "hydra.launcher.max_num_timeout") and "trainer" in config:
+            _require_resume(str(config.trainer.resume))
         if not is_continued and sweep.has_results(folder):
             remedy = " or set trainer.resume=auto to continue its runs" if "trainer" in config else ""
             raise UserError(f"{folder} already holds a sweep. Give another run.name{remedy}.")
         try:
-            check_config(compose_root(root, line))
+            checked = check_config(compose_root(root, line))
+            if isinstance(checked, TrainConfig):
+                _refuse_in_sweeps(checked)
         except UserError as error:
             refusals.append(error)
     if len(refusals) == len(lines):
         raise refusals[0]
 
 
+def _require_resume(resume: str) -> None:
+    if resume != "auto":
+        raise UserError(
+            "hydra.launcher.max_num_timeout puts a job into the queue again, and "
+            f"trainer.resume={resume} would not go on there. Add trainer.resume=auto."
+        )
+
+
+def _refuse_in_sweeps(config: TrainConfig) -> None:
+    if config.accelerate.is_distributed:
+        raise UserError("A sweep (-m) runs each job in one process: take accelerate=... away.")
+    if config.queue is not None:
+        raise UserError(
+            "queue=... hands one run to a ClearML agent and does not go with a sweep (-m). Call once for "
+            "each job, or queue a task and clone it in ClearML."
+        )
+
+
 def _run_sweep(run: Callable[[], None]) -> int:
     """Runs all jobs, tells what came of them, also of a sweep that was stopped, and returns the exit code."""
     error: BaseException | None = None
+    # For jobs in processes of their own. Slurm's warning is to be a signal that the loop saves on.
+    paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
     with SIGNALS.sweep():
         try:
             run()
@@ -255,18 +234,38 @@ def _no_trace_of_a_refusal(run_dir: Path) -> Iterator[None]:
 def _check_first(root: Root, overrides: Sequence[str], *, will_run: bool) -> None:
     """Composes once before Hydra does, so that a refused configuration leaves no output folder behind."""
     config = compose_root(root, overrides)
-    check_config(config, import_external=will_run and _needs_external(config))
-    name = OmegaConf.to_container(config.run, resolve=False)["name"]  # type: ignore[index,call-overload]
-    if will_run and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "${now:" in str(name):
+    checked = check_config(config, import_external=will_run and _needs_external(config))
+    if isinstance(checked, TrainConfig) and checked.queue is not None and root.name != "train":
+        raise UserError(
+            f"queue={checked.queue}: a ClearML agent runs conf/train.yaml and not -cn {root.name}."
+        )
+    if isinstance(checked, InferenceConfig) and world_size() > 1:
+        raise UserError(
+            f"Generation is one process, and the launcher started {world_size()}. Start it without one; for "
+            "several GPUs once on each, with a part of the prompts."
+        )
+    if will_run and world_size() > 1 and _is_named_by_the_time(config):
         raise UserError(
             "Several processes (WORLD_SIZE) read the clock at different moments and would name the run "
             "differently. Give it a name: run.name=my_run."
         )
 
 
+def _is_named_by_the_time(config: DictConfig) -> bool:
+    return "${now:" in str(OmegaConf.to_container(config.run, resolve=False)["name"])  # type: ignore[index,call-overload]
+
+
 def _needs_external(config: DictConfig) -> bool:
     # To look at data takes no optimiser, and importing torch for one would take longer.
     return OmegaConf.select(config, "command") != "inspect"
+
+
+def _option_file(group: str) -> Path | None:
+    """The file of a group's chosen option: the user's own folder is looked at first, as Hydra does."""
+    runtime = HydraConfig.get().runtime
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    files = [folder / group / f"{runtime.choices.get(group)}.yaml" for folder in folders]
+    return next((file for file in files if file.is_file()), None)
 
 
 class _Runner:
@@ -301,7 +300,15 @@ class _Runner:
         self, config: DictConfig, run_dir: Path, overrides: Sequence[str], *, name: str, in_sweep: bool
     ) -> Outcome:
         checked = check_config(config, import_external=_needs_external(config))
-        job = Job(run_dir=run_dir, name=name, resolved=plain(config), overrides=overrides, in_sweep=in_sweep)
+        job = Job(
+            run_dir=run_dir,
+            name=name,
+            resolved=plain(config),
+            overrides=overrides,
+            in_sweep=in_sweep,
+            is_named_by_the_time=_is_named_by_the_time(config),
+            accelerate_file=_option_file("accelerate"),
+        )
         return self._command(checked)(checked, job)
 
     def _sweep_job(
@@ -335,6 +342,7 @@ class _Runner:
                 sweep.write_row(run_dir, swept, sweep.STOPPED, results=results)
             if SIGNALS.owns_sweep:
                 raise
+            SIGNALS.hand_on()
             return None
         except Exception as error:
             message = self._message(error)
@@ -350,7 +358,7 @@ class _Runner:
             return str(error)
         if isinstance(error, CompositionError):
             return self._explained(error)
-        if isinstance(error, OSError) and (message := _disk_message(error)) is not None:
+        if isinstance(error, OSError) and (message := disk_message(error)) is not None:
             return message
         traceback.print_exception(error)
         return f"Unexpected {type(error).__name__}: {error}"

@@ -1,6 +1,7 @@
 """Rewords errors of composition: full key, nearest valid keys, file. Never Hydra's own advice to add `+`."""
 
 import difflib
+import errno
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from src.config.composition import Root, compose_root
 
 CompositionError = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 # Hydra's plugins from the optional packages, by the group that they add options to.
-_OPTIONAL = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib",)}
+_OPTIONAL = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib", "submitit_local", "submitit_slurm")}
 
 
 def explain(error: Exception, *, root: Root, overrides: Sequence[str], builds_on: str) -> str:
@@ -167,3 +168,19 @@ def _bad_value(error: Exception, cause: OmegaConfBaseException, root: Root) -> s
     key = str(cause.full_key) if cause.full_key else ""
     group = key.split(".", maxsplit=1)[0]
     return f"{key}: {problem} ({_file_of(group, {}, root)})." if key else problem
+
+
+def disk_message(error: OSError) -> str | None:
+    """What a user can do about an error of the file system; None if it is something else."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = "" if error.filename is None else f" for {error.filename}"
+        return (
+            f"No space left on the disk{place}. Free some, or choose another disk (paths.output_dir, "
+            "paths.cache_dir, paths.data_dir)."
+        )
+    if error.filename is None:
+        return None
+    return (
+        f"Cannot write or read {error.filename} ({error.strerror}). Choose another folder "
+        "(paths.output_dir, paths.cache_dir, paths.data_dir) or change its permissions."
+    )

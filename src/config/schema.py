@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from src.checks import require_choice
+from src.config.accelerate_schema import AccelerateConfig
 from src.config.adapter_schema import AdapterConfig
 from src.config.checks import (
     expand_home,
@@ -20,6 +21,7 @@ from src.config.checks import (
 )
 from src.config.choices import (
     ARCHITECTURES,
+    COMPONENTS,
     DEVICES,
     PRECISIONS,
     SAMPLERS,
@@ -130,11 +132,33 @@ class TrainConfig:
     captioner: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
+    accelerate: AccelerateConfig = field(default_factory=AccelerateConfig)
+    queue: str | None = None
     run: RunConfig = field(default_factory=RunConfig)
     experiment: Any = None
 
     def __post_init__(self) -> None:
+        if self.model.path is None:
+            raise UserError(
+                "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
+            )
+        self._check_command()
+        if self.accelerate.is_sharded:
+            self._refuse_with_shards()
+        self.accelerate.require_device("trainer.device", self.trainer.device)
+        self._check_optimizer()
+        self._check_masks()
+        self._check_adapter()
+
+    def _check_command(self) -> None:
         require_choice("command", self.command, ("train", "prepare", "caption", "inspect"))
+        if self.accelerate.is_distributed and self.command != "train":
+            raise UserError(f"-cn {self.command} is one process: accelerate=... is for training.")
+        if self.queue is not None and (self.command != "train" or not self.logger.get("clearml")):
+            raise UserError(
+                f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
+                "clearml among the loggers."
+            )
         if (self.captioner is not None) != (self.command == "caption"):
             raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
         exports = self.dataset.export is not None or self.dataset.push_to_hub is not None
@@ -147,6 +171,8 @@ class TrainConfig:
                 "dataset.class_images.path is set, but class images are not used without "
                 "trainer.prior_loss_weight. Set trainer.prior_loss_weight=1, or take the path away."
             )
+
+    def _check_optimizer(self) -> None:
         if self.trainer.ema_decay is not None and self.optimizer.averages_weights:
             raise UserError(
                 f"trainer.ema_decay={self.trainer.ema_decay}: schedule-free averages the weights by itself. "
@@ -157,14 +183,26 @@ class TrainConfig:
                 f"optimizer.lr_text_encoder_2={self.optimizer.lr_text_encoder_2}, but the second text "
                 "encoder is frozen. Set adapter.text_encoder_2=lora, or optimizer.lr_text_encoder_2=null."
             )
-        self._check_masks()
-        if self.model.path is None:
+
+    def _check_adapter(self) -> None:
+        full = [name for name in COMPONENTS if getattr(self.adapter, name) == "full"]
+        if self.trainer.base_precision != "auto" and full:
             raise UserError(
-                "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
+                f"trainer.base_precision={self.trainer.base_precision} keeps the UNet in 8 bits, but with "
+                f"adapter.{full[0]}=full a whole model is trained and saved. Set "
+                f"trainer.base_precision=auto, or adapter.{full[0]}=lora."
             )
         if self.adapter.token_embedding == "train" and not self.dataset.placeholder:
             raise UserError(
                 "adapter.token_embedding=train needs dataset.placeholder, the word that is trained."
+            )
+        placeholder = self.dataset.placeholder or ""
+        if self.adapter.num_token_vectors > 1 and placeholder != placeholder.lower():
+            # Its tokenizer writes small letters, and diffusers looks for the word as it was added.
+            raise UserError(
+                f"adapter.num_token_vectors={self.adapter.num_token_vectors} needs a placeholder in small "
+                f"letters: diffusers would use the first vector of {placeholder} alone. Set "
+                f"dataset.placeholder={placeholder.lower()}."
             )
 
     def _check_masks(self) -> None:
@@ -179,6 +217,23 @@ class TrainConfig:
                 f"trainer.unmasked_weight={weight} is not used without masks. Take it away, or set "
                 "dataset.masks=files or alpha."
             )
+
+    def _refuse_with_shards(self) -> None:
+        """Sharded is the UNet; a part that is trained beside it would go its own way in each process."""
+        adapter = self.adapter
+        modes = (adapter.unet, adapter.text_encoder, adapter.text_encoder_2, adapter.token_embedding)
+        if modes != ("full", "frozen", "frozen", "frozen"):
+            raise UserError(
+                "accelerate.distributed_type=FSDP is for full fine-tuning of the UNet alone: adapter=full "
+                "adapter.token_embedding=frozen. LoRA needs no shards: accelerate=multi_gpu is faster."
+            )
+        if self.optimizer.class_name != "AdamW" or self.trainer.ema_decay is not None:
+            raise UserError(
+                "accelerate.distributed_type=FSDP goes with optimizer=adamw and trainer.ema_decay=null only: "
+                "other optimisers and averages were not tried on shards."
+            )
+        if self.trainer.mixed_precision == "fp16":
+            raise UserError("accelerate.distributed_type=FSDP does not go with trainer.mixed_precision=fp16.")
 
 
 @dataclass(slots=True, kw_only=True)

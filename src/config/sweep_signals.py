@@ -34,6 +34,7 @@ class _SweepSignals:
         self.received: signal.Signals | None = None
         self.owns_sweep = False
         self._in_job = False
+        self._launchers: dict[signal.Signals, Any] = {}
 
     @contextmanager
     def sweep(self) -> Iterator[None]:
@@ -54,7 +55,9 @@ class _SweepSignals:
             Stopped: there was a signal before it, or there is one while the loop does not train.
         """
         if not self.owns_sweep:
-            self._install()
+            before = self._install()
+            # A worker of joblib's gets several jobs: then these are our own already.
+            self._launchers |= {n: handler for n, handler in before.items() if handler != self._handle}
         if self.received is not None:
             raise Stopped
         self._in_job = True
@@ -62,6 +65,12 @@ class _SweepSignals:
             yield
         finally:
             self._in_job = False
+
+    def hand_on(self) -> None:
+        """Gives submitit its turn after the job has saved: it queues the job again and exits."""
+        handler = None if self.received is None else self._launchers.get(self.received)
+        if self.received == signal.SIGUSR1 and callable(handler):
+            handler(self.received, None)
 
     def note(self, number: int) -> None:
         """Remembers a signal that the training loop received."""

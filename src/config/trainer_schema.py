@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from src.checks import require_choice
 from src.config.checks import require_at_least, require_between, require_positive
 from src.config.choices import (
+    BASE_PRECISIONS,
     DEVICES,
     FULL_DISK,
     LOSS_WEIGHTINGS,
@@ -33,8 +34,11 @@ class TrainerConfig:
     resume: str = "never"
     resume_changed: str = "refuse"
     mixed_precision: str = "auto"
+    base_precision: str = "auto"
     device: str = "auto"
     gradient_checkpointing: bool = False
+    memory_preflight: bool = False
+    memory_limit_gb: float | None = None
     max_grad_norm: float | None = 1.0
     loss_weighting: str = "min_snr"
     min_snr_gamma: float | None = MIN_SNR_GAMMA
@@ -81,6 +85,7 @@ class TrainerConfig:
         require_at_least("trainer.seed", self.seed, 0)
         require_at_least("trainer.num_workers", self.num_workers, 0)
         require_at_least("trainer.prior_loss_weight", self.prior_loss_weight, 0)
+        require_positive("trainer.memory_limit_gb", self.memory_limit_gb)
         require_positive("trainer.max_grad_norm", self.max_grad_norm)
         self._check_objective()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -90,10 +95,16 @@ class TrainerConfig:
         require_between("trainer.caption_dropout", self.caption_dropout, 0.0, 1.0)
         require_between("trainer.num_validation_timesteps", self.num_validation_timesteps, 1, NUM_TIMESTEPS)
         require_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+        require_choice("trainer.base_precision", self.base_precision, BASE_PRECISIONS)
         require_choice("trainer.device", self.device, DEVICES)
         require_choice("trainer.resume_changed", self.resume_changed, RESUME_CHANGED)
         require_choice("trainer.on_full_disk", self.on_full_disk, FULL_DISK)
         require_positive("trainer.save_every_minutes", self.save_every_minutes)
+        if self.memory_limit_gb is not None and not self.memory_preflight:
+            raise UserError(
+                f"trainer.memory_limit_gb={self.memory_limit_gb} is for the memory preflight, which is off. "
+                "Set trainer.memory_preflight=true, or take the limit away."
+            )
         if self.spike_factor is not None and not self.spike_factor > 1:
             raise UserError(
                 f"trainer.spike_factor={self.spike_factor} must be above 1, or null to report no spikes."

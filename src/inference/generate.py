@@ -96,13 +96,15 @@ def generate_planned(
     batch_size: int,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> list[GeneratedImage]:
-    """Generates some of what `plan_images` planned; see `generate`.
+    """Generates some of what `plan_images` planned, or nothing; see `generate`.
 
     Raises:
         UserError: an image is not finite (half precision overflowed).
     """
-    pipeline = model.pipeline(planned[0]["scheduler"])
     images: list[GeneratedImage] = []
+    if not planned:
+        return images
+    pipeline = model.pipeline(planned[0]["scheduler"])
     with torch.no_grad(), _in_eval_mode(pipeline), _one_precision(pipeline):
         for batch in _batches(model, planned, batch_size):
             pictures = _run(model, pipeline, batch)

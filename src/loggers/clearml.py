@@ -10,7 +10,16 @@ from typing import Any
 
 from src.errors import UserError
 from src.loggers.clearml_offline import require_whole
-from src.loggers.clearml_session import Mode, choose_mode, end_task, leave_behind, open_task, prepare_sdk
+from src.loggers.clearml_queue import let_agent_launch
+from src.loggers.clearml_session import (
+    Mode,
+    choose_mode,
+    end_task,
+    is_on_agent,
+    leave_behind,
+    open_task,
+    prepare_sdk,
+)
 from src.loggers.events import read_events
 from src.loggers.protocol import Logger, Number, Point, Status, split_key
 from src.redact import flatten
@@ -24,6 +33,7 @@ def bind_hydra() -> None:
         import clearml  # noqa: F401
 
         prepare_sdk()
+        let_agent_launch()
     except Exception as error:
         print(f"Warning: ClearML cannot be used here: {type(error).__name__}: {error}", file=sys.stderr)
 
@@ -156,8 +166,13 @@ class ClearmlLogger(Logger):
             key: value if isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
             for key, value in flatten(config).items()
         }
-        self._task.connect(settings, name="General")
-        self._task.connect_configuration(dict(config), name="config")
+        if is_on_agent():
+            # To connect would put the task's old values in the place of those that the agent runs with.
+            self._task.update_parameters({f"General/{key}": value for key, value in settings.items()})
+            self._task.set_configuration_object(name="config", config_dict=dict(config))
+        else:
+            self._task.connect(settings, name="General")
+            self._task.connect_configuration(dict(config), name="config")
 
     def log_artifact(self, name: str, path: Path) -> None:
         """See `Logger`."""

@@ -203,8 +203,17 @@ def end_task(task: Any, *, status: Status, message: str, online: bool) -> None:
         _confirm(task, "stopped" if status == "aborted" else status)
 
 
+def is_on_agent() -> bool:
+    """Whether a ClearML agent runs this process."""
+    from clearml.config import running_remotely
+
+    return bool(running_remotely())
+
+
 def _confirm(task: Any, status: str) -> None:
     """The SDK does not tell when the server is not there any more: asks it."""
+    if status == "completed" and is_on_agent():
+        status = "in_progress"  # the agent itself calls it completed, when this process has ended
     ((told, _, _),) = task._get_tasks_status([task.id])
     told = getattr(told, "value", told)
     if told != status:

@@ -2,10 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -72,6 +72,36 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What judges see in images, one row an image; None where there is no such judge.
+
+    Attributes:
+        dino: features of unit length.
+        clip: features of unit length.
+    """
+
+    dino: Float[Tensor, "n d"] | None = None
+    clip: Float[Tensor, "n e"] | None = None
+
+
+def measure_images(
+    images: Sequence[Image.Image], *, dino: ImageFeatureExtractor | None, clip: ClipExtractor | None
+) -> Features:
+    """Shows images to the judges.
+
+    Args:
+        images: RGB, of any size.
+        dino: judges subject fidelity, or None.
+        clip: judges prompt fidelity, or None.
+    """
+    if not images:
+        return Features()
+    return Features(
+        dino=None if dino is None else dino.images(images), clip=None if clip is None else clip.images(images)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """What is kept of the held-out photos: enough to score any number of sample sets against them.
 
@@ -82,6 +112,22 @@ class Reference:
 
     dino: Float[Tensor, "n d"] | None = None
     clip_t: Float[Tensor, " n"] | None = None
+
+
+_Tables = TypeVar("_Tables", Features, Reference)
+
+
+def split_rows(tables: Features | Reference) -> list[dict[str, Tensor]]:
+    """Each image by itself, so that images measured in several places can be put together in order."""
+    named = {part.name: table for part in fields(tables) if (table := getattr(tables, part.name)) is not None}
+    num_images = max((len(table) for table in named.values()), default=0)
+    return [{name: table[index] for name, table in named.items()} for index in range(num_images)]
+
+
+def join_rows(kind: type[_Tables], rows: Sequence[Mapping[str, Tensor]]) -> _Tables:
+    """The opposite of `split_rows`."""
+    names = rows[0].keys() if rows else ()
+    return kind(**{name: torch.stack([row[name] for row in rows]) for name in names})
 
 
 def measure_photos(
@@ -135,21 +181,54 @@ def evaluate_samples(
     """
     assert len(prompts) == len(samples), "one prompt for each image"
     assert len(base_samples) in (0, len(samples)), "base images go with the adapted ones, or there are none"
+    # Without photos nobody asks what DINO sees.
+    used = dino if held_out is not None and held_out.dino is not None else None
+    return score_features(
+        samples=measure_images(samples, dino=used, clip=clip),
+        prompts=prompts,
+        texts=None if clip is None else clip.texts(prompts),
+        base=measure_images(base_samples, dino=used, clip=clip),
+        held_out=held_out,
+        labels={name: judge.label for name, judge in (("dino", dino), ("clip", clip)) if judge is not None},
+        seed=seed,
+    )
+
+
+def score_features(
+    *,
+    samples: Features,
+    prompts: Sequence[str],
+    texts: Float[Tensor, "n e"] | None,
+    base: Features,
+    held_out: Reference | None,
+    labels: Mapping[str, str],
+    seed: int,
+) -> list[Score]:
+    """The scores of images that the judges have seen already; see `evaluate_samples`.
+
+    Args:
+        samples: of the adapted model's images.
+        prompts: each image's prompt.
+        texts: CLIP's features of these prompts.
+        base: of the base model's images.
+        held_out: of the photos.
+        labels: of the judges "dino" and "clip".
+        seed: of the bootstrap.
+    """
     judge = _Judge(prompts=list(prompts), seed=seed)
     reference = held_out or Reference()
     scores = []
-    if dino is not None and reference.dino is not None:
+    if samples.dino is not None and reference.dino is not None:
         photos = reference.dino
-        base = mean_cosines(dino.images(base_samples), photos) if base_samples else None
+        floor = None if base.dino is None else mean_cosines(base.dino, photos)
         ceiling = mean_self_cosine(photos) if len(photos) > 1 else None
-        values = mean_cosines(dino.images(samples), photos)
-        scores.append(judge.score("dino", dino.label, values, base, ceiling))
-    if clip is not None:
-        texts = clip.texts(prompts)
-        base = paired_cosine(clip.images(base_samples), texts) if base_samples else None
+        values = mean_cosines(samples.dino, photos)
+        scores.append(judge.score("dino", labels["dino"], values, floor, ceiling))
+    if samples.clip is not None and texts is not None:
+        floor = None if base.clip is None else paired_cosine(base.clip, texts)
         ceiling = None if reference.clip_t is None else reference.clip_t.mean().item()
-        values = paired_cosine(clip.images(samples), texts)
-        scores.append(judge.score("clip_t", clip.label, values, base, ceiling))
+        values = paired_cosine(samples.clip, texts)
+        scores.append(judge.score("clip_t", labels["clip"], values, floor, ceiling))
     return scores
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from src.models.chunks import num_chunks_needed
+from src.models.chunks import count_tokens, num_chunks_needed
 from src.models.prompts import tokenize
 from src.models.quiet import quiet_libraries
 from src.models.schedule import other_schedule
@@ -282,7 +282,7 @@ class DiffusionModel(ABC):
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of a prompt before it is cut, without start and end."""
-        return max(len(tokenizer(prompt, verbose=False).input_ids) for tokenizer in self.tokenizers) - 2
+        return count_tokens(self.tokenizers, prompt)
 
     def chunks_of(self, *prompts: str) -> int:
         """Chunks that prompts need which are used together, within the model's least and most.
@@ -357,6 +357,11 @@ class DiffusionModel(ABC):
         return digest.hexdigest()
 
 
+def is_adapter_weight(name: str) -> bool:
+    """Whether a parameter belongs to an adapter of any method (LoRA and DoRA, LoHa, LoKr)."""
+    return any(part in name for part in (".lora_", ".hada_", ".lokr_"))
+
+
 def is_own_weight(name: str) -> bool:
-    """Whether a parameter is a component's own, not a LoRA's or the added token's."""
-    return ".lora_" not in name and not name.endswith("token_embedding.row")
+    """Whether a parameter is a component's own, not an adapter's or the added token's."""
+    return not is_adapter_weight(name) and not name.endswith("token_embedding.row")

@@ -15,11 +15,13 @@ from src.models.adapters import (
     attach,
 )
 from src.models.base import DiffusionModel
+from src.models.eight_bit import to_eight_bits
 from src.models.load import load_model
 from src.models.prompts import cut_warnings
 from src.run.build_data import PreparedData
 from src.run.drawn_class_images import base_and_drawn_images
 from src.training.accelerator import Agreement
+from src.training.sharding import shard
 
 log = logging.getLogger(__name__)
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -50,13 +52,18 @@ def adapter_settings(config: AdapterConfig, *, placeholder: str | None) -> Adapt
         text_encoder=config.text_encoder,  # type: ignore[arg-type]
         text_encoder_2=config.text_encoder_2,  # type: ignore[arg-type]
         token_embedding=config.token_embedding,  # type: ignore[arg-type]
+        method=config.method,  # type: ignore[arg-type]
         rank=config.rank,
         alpha=config.alpha,
+        rslora=config.rslora,
         dropout=config.dropout,
+        rank_dropout=config.rank_dropout,
+        lokr_factor=config.lokr_factor,
         target_modules=tuple(config.target_modules),
         text_target_modules=tuple(config.text_target_modules),
         placeholder=placeholder if config.token_embedding == "train" else None,
         initializer_word=config.initializer_word,
+        num_token_vectors=config.num_token_vectors,
     )
 
 
@@ -93,9 +100,16 @@ def prepare_model(
     )
     settings = adapter_settings(config.adapter, placeholder=config.dataset.placeholder)
     groups = attach(model, settings, seed=config.trainer.seed)
+    if config.trainer.base_precision != "auto":
+        # From the files' digits, and before it moves: the device never holds the weights of full size.
+        to_eight_bits(model.unet, config.trainer.base_precision)  # type: ignore[arg-type]  # checked by the schema
     if config.trainer.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])
+    if config.accelerate.is_sharded:
+        unet = model.unet
+        blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        groups = shard(unet, blocks, groups, accelerator=accelerator)
     return groups
 
 

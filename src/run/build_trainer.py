@@ -24,6 +24,7 @@ from src.models.adapters import (
 )
 from src.models.base import DiffusionModel
 from src.run.build_sides import EncodedSides
+from src.run.memory_settings import remedies
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
@@ -60,6 +61,7 @@ def build_trainer(
     must_match: dict[str, Any],
     configured: Mapping[str, Any],
     memory: PhaseMemory,
+    size: tuple[int, int],
 ) -> Trainer:
     """Puts the loop together."""
     trainer, world_size, train = config.trainer, accelerator.num_processes, sides.train
@@ -158,4 +160,5 @@ def build_trainer(
         wait_for_space=trainer.on_full_disk == "wait",
         spike_factor=trainer.spike_factor,
         memory=memory,
+        memory_remedies=remedies(config, size=size),
     )

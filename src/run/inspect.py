@@ -158,6 +158,7 @@ def _caption_tokens(config: TrainConfig, records: list[Record], warnings: list[s
             str(model.path),
             revision=model.revision,
             placeholder=placeholder,
+            num_vectors=config.adapter.num_token_vectors,
             max_chunks=model.max_prompt_chunks if model.long_prompts else 1,
         )
     except UserError as error:

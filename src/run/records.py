@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from src.training.state import TrainResult
 
 _LABEL_WIDTH = 18
+# What of the adapter is off by default, and how it is then.
+_ADAPTER_OFF: dict[str, Any] = {
+    "method": "lora",
+    "rslora": False,
+    "rank_dropout": 0.0,
+    "lokr_factor": None,
+    "num_token_vectors": 1,
+}
 
 
 def lineage_of(
@@ -161,6 +169,8 @@ def _chosen(
         chosen |= _class_images(dataset.class_images, lineage)
     if trainer.ema_decay is not None:
         chosen["trainer.ema_decay"] = trainer.ema_decay
+    if trainer.base_precision != "auto":
+        chosen["trainer.base_precision"] = trainer.base_precision
     if config.model.long_prompts:
         chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
         chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks
@@ -168,6 +178,9 @@ def _chosen(
         chosen["dataset.masks"] = dataset.masks
         chosen["trainer.unmasked_weight"] = trainer.unmasked_weight
         chosen["masks_hash"] = lineage.get("masks_hash", UNKNOWN)
+    for name, value in _ADAPTER_OFF.items():
+        if getattr(config.adapter, name) != value:
+            chosen[f"adapter.{name}"] = getattr(config.adapter, name)
     if dataset.buckets.enabled:
         chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
     if dataset.cache and dataset.cache_precision != "fp32":

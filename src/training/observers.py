@@ -12,6 +12,7 @@ from torch import nn
 from src.callbacks.base import Callback, RunView
 from src.randomness import forked_rng
 from src.training.evaluation_weights import EvaluationWeights
+from src.training.sharding import whole
 from src.training.state import StopRequest
 
 _log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Observers:
     ) -> None:
         self.failures: list[str] = []
         self._callbacks = list(callbacks)
+        self._module = module
         self._guard = Guard(module)
         self._evaluation = evaluation
         self._seed = seed
@@ -115,14 +117,16 @@ class Observers:
     def _ask(self, callback: Callback, hook: str, run: RunView, *arguments: Any) -> StopRequest | None:
         step = run.state.step
         address = (self._seed, "callback", type(callback).__name__, hook, step)
-        with self._untouched(*address) if callback.needs_guard(hook, step) else nullcontext():
+        with self._untouched(callback, *address) if callback.needs_guard(hook, step) else nullcontext():
             answer: StopRequest | None = getattr(callback, hook)(run, *arguments)
         return answer
 
     @contextmanager
-    def _untouched(self, *address: int | str) -> Iterator[None]:
+    def _untouched(self, callback: Callback, *address: int | str) -> Iterator[None]:
         applied = nullcontext() if self._evaluation is None else self._evaluation.applied()
-        with self._guard.untouched(*address), applied:
+        # Sharded weights are whole only with all ranks there, so not for a callback of the main one alone.
+        weights = whole(self._module) if callback.on_every_rank else nullcontext()
+        with applied, weights, self._guard.untouched(*address):
             yield
 
     def mark(self, what: str, step: int, error: BaseException) -> None:

@@ -17,7 +17,7 @@ from src.training.observers import describe
 from src.training.optimizers import all_finite
 from src.training.resume import resolve
 from src.training.signals import StopSignals
-from src.training.snapshot import Snapshot
+from src.training.snapshot import Snapshot, Taken
 from src.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class Saver:
         self._every_minutes = every_minutes
         self._waits_for_space = wait_for_space
         self._saved_at = time.monotonic()
+        self._gathered: Taken | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is or would be."""
@@ -126,6 +127,8 @@ class Saver:
         Raises:
             UserError: it could not be written; on every rank.
         """
+        # Shards are put together by all ranks.
+        self._gathered = self._snapshot.take(state) if self._snapshot.is_sharded else None
         failure = None
         if self._is_main:
             try:
@@ -139,10 +142,14 @@ class Saver:
             raise failure or UserError(f"The main process could not write a checkpoint: {cause}")
         self.saved_step = state.step
         self._saved_at = time.monotonic()
+        self._gathered = None
 
     def rescue(self, state: TrainState) -> None:
         """Writes a checkpoint after an error. No collectives: the other ranks may be anywhere."""
         if not self._is_main or state.step == self.saved_step:
+            return
+        if self._snapshot.is_sharded:
+            _log.error("One process cannot save sharded weights: the last checkpoint stays the newest.")
             return
         if all_finite(self._snapshot.trainable_state().values()):
             self._write(state, num_reserved=1)
@@ -188,7 +195,7 @@ class Saver:
             time.sleep(_GLANCE_SECONDS)
 
     def _write(self, state: TrainState, num_reserved: int) -> None:
-        tensors, documents = self._snapshot.take(state)
+        tensors, documents = self._gathered or self._snapshot.take(state)
         self._checkpointer.save(
             step=state.step,
             tensors=tensors,

@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from src.data.order import Position
@@ -17,10 +18,13 @@ from src.training.evaluation_weights import EvaluationWeights
 from src.training.must_match import Scalar, is_another_ruler, require_agreement
 from src.training.optimizers import export_group_state, export_state, import_group_state, import_state
 from src.training.running_means import RunningMeans
+from src.training.sharding import gather_all, sharded_like
 from src.training.spikes import SpikeWatch
 from src.training.state import TrainState
 
 _log = logging.getLogger(__name__)
+# Tensors by file and name, and documents by file.
+Taken = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +61,13 @@ class Snapshot:
     num_micro_batches: int
     changes: list[str] = field(default_factory=list)
 
-    def take(self, state: TrainState) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """The tensors and documents of a checkpoint."""
+    @property
+    def is_sharded(self) -> bool:
+        """Whether taking it needs all processes."""
+        return any(isinstance(tensor, DTensor) for tensor in self.trainable_state().values())
+
+    def take(self, state: TrainState) -> Taken:
+        """The tensors and documents of a checkpoint, on the main process. Shards take all processes."""
         tensors, scalars = export_state(self.optimizer, self.names)
         scaler = self.accelerator.scaler
         documents = {
@@ -78,7 +87,9 @@ class Snapshot:
                 },
             },
         }
-        groups = {WEIGHTS: dict(self.trainable_state()), "optimizer": tensors}
+        is_kept = self.accelerator.is_main_process
+        weights = gather_all(self.trainable_state(), is_kept=is_kept)
+        groups = {WEIGHTS: weights, "optimizer": gather_all(tensors, is_kept=is_kept)}
         evaluation = self.evaluation.export()
         return (groups | {EVALUATION: evaluation} if evaluation else groups), documents
 
@@ -91,14 +102,13 @@ class Snapshot:
         loop = checkpoint.documents["loop"]
         allowed = self._check(checkpoint, loop["must_match"], loop["optimizer"]["class"])
         try:
-            self.load_trainable_state(checkpoint.tensors[WEIGHTS])
+            self.load_trainable_state(self._cut(checkpoint.tensors[WEIGHTS], self.trainable_state()))
         except UserError as error:
             raise UserError(
                 f"{checkpoint.path} cannot be continued. {error} Or start anew with another run.name."
             ) from error
-        import_state(
-            self.optimizer, self.names, checkpoint.tensors["optimizer"], loop["optimizer"]["scalars"]
-        )
+        tensors = self._cut(checkpoint.tensors["optimizer"], self._parameter_of_state(checkpoint))
+        import_state(self.optimizer, self.names, tensors, loop["optimizer"]["scalars"])
         # Checkpoints of earlier versions are of optimisers that keep nothing there.
         import_group_state(self.optimizer, loop["optimizer"].get("groups", {}))
         self.evaluation.load(checkpoint.tensors.get(EVALUATION, {}))
@@ -110,6 +120,20 @@ class Snapshot:
         self._tell_changes(checkpoint)
         self.changes[:] = loop.get("changes", [])
         return self._changed(state, allowed, loop.get("num_micro_batches")) if allowed else state
+
+    def _cut(self, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors in the shards of this run, if it has any."""
+        return {
+            name: sharded_like(tensor, own[name]) if name in own else tensor
+            for name, tensor in tensors.items()
+        }
+
+    def _parameter_of_state(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """The parameter that each tensor of the optimiser's state belongs to."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        own = dict(zip(self.names, parameters, strict=True))
+        pairs = [(full, full.rpartition("/")[0]) for full in checkpoint.tensors["optimizer"]]
+        return {full: own[name] for full, name in pairs if name in own}
 
     def _check(
         self, checkpoint: Checkpoint, saved: Mapping[str, Scalar], saved_class: str

@@ -2,12 +2,10 @@
 
 import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +18,7 @@ from src.callbacks.base import Callback, RunView
 from src.data.order import Position
 from src.loggers.protocol import Logger
 from src.training.accelerator import Agreement
+from src.training.accumulation import step_groups
 from src.training.checkpoint import Checkpointer
 from src.training.evaluation_weights import make_evaluation_weights
 from src.training.must_match import Scalar
@@ -27,20 +26,21 @@ from src.training.objective import Objective
 from src.training.observers import Observers, describe
 from src.training.optimizer_step import OptimizerStep, Share
 from src.training.optimizers import ParameterGroup, estimated_rates, parameter_names, set_learning_rates
+from src.training.out_of_memory import explained
 from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan, is_due
 from src.training.running_means import RunningMeans
 from src.training.saving import Saver
+from src.training.sharding import prepare, whole
 from src.training.signals import StopSignals
 from src.training.snapshot import Snapshot
 from src.training.spikes import SpikeWatch, report_spikes
 from src.training.state import TrainResult, TrainState
+from src.training.stopping import agreed_stop
 from src.training.stopwatch import Stopwatch
 from src.training.validation import Validator
 
 _log = logging.getLogger(__name__)
-# Above all signal numbers: what ranks tell each other when a callback of the main one asks for the end.
-_CALLBACK_STOP = 1000
 
 
 class Trainer:
@@ -74,6 +74,7 @@ class Trainer:
         wait_for_space: on a full disk wait; else end the run with an error.
         spike_factor: how many times their recent level loss and gradient norm are reported as spikes.
         memory: measures memory at the end of each phase.
+        memory_remedies: what to change when a step does not fit into memory, the cheapest first.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Trainer:
         wait_for_space: bool = False,
         spike_factor: float | None = None,
         memory: PhaseMemory | None = None,
+        memory_remedies: Sequence[str] = ("a smaller batch",),
     ) -> None:
         self._plan = plan
         self._accelerator = accelerator
@@ -118,7 +120,8 @@ class Trainer:
         self._output_dir = output_dir
         self._seed = seed
         self._resume = resume
-        wrapped_denoiser, wrapped_optimizer = accelerator.prepare(denoiser, optimizer)
+        self._memory_remedies = memory_remedies
+        wrapped_denoiser, wrapped_optimizer = prepare(accelerator, denoiser, optimizer)
         self._evaluation = make_evaluation_weights(groups, optimizer=optimizer, ema_decay=ema_decay)
         self._optimizer_step = OptimizerStep(
             accelerator=accelerator,
@@ -159,7 +162,8 @@ class Trainer:
             every_minutes=save_every_minutes,
             wait_for_space=wait_for_space,
         )
-        seen_by = callbacks if accelerator.is_main_process else []
+        is_main = accelerator.is_main_process
+        seen_by = [callback for callback in callbacks if is_main or callback.on_every_rank]
         self._observers = Observers(seen_by, module=denoiser, seed=seed, evaluation=self._evaluation)
         self._stopwatch = Stopwatch()
         if memory is None:
@@ -188,6 +192,22 @@ class Trainer:
         self._start_step = self._state.step
         self._is_restored = True
 
+    def rehearse(self, share: Share) -> None:
+        """Takes steps on one micro-batch, as `fit` would, for what they need of memory.
+
+        Weights, optimiser and all else change as in training, and nothing is saved or logged. The caller puts
+        the model back and makes another trainer for the run.
+        """
+        self._denoiser.train()
+        # The second one begins with the optimiser's state in place, the second micro-batch with gradients.
+        for _ in range(2):
+            self._optimizer_step.take(self._state, [share] * min(2, self._plan.gradient_accumulation_steps))
+
+    def rehearse_validation(self) -> None:
+        """Measures one batch, the one that takes the most memory."""
+        if self._validator is not None:
+            self._validator.rehearse()
+
     def fit(self) -> TrainResult:
         """Trains.
 
@@ -213,39 +233,21 @@ class Trainer:
         self._tell_memory()
 
     def _loop(self) -> str:
-        with closing(_closable(self._batches(self._state.position))) as batches:
+        with closing(step_groups(self._batches(self._state.position), self._plan)) as groups:
             self._stopwatch = Stopwatch()
             while True:
-                reason = self._stop_reason()
+                reason = self._plan.end_reason(self._state) or agreed_stop(
+                    self._agreement, self._signals, requested=self._requested_stop
+                )
                 if reason is not None:
                     return reason
-                self._step(self._next_group(batches))
-
-    def _stop_reason(self) -> str | None:
-        reason = self._plan.end_reason(self._state)
-        if reason is not None:
-            return reason
-        code = 0 if self._signals.received is None else int(self._signals.received)
-        code = self._agreement.largest(_CALLBACK_STOP if self._requested_stop is not None else code)
-        if code == _CALLBACK_STOP:
-            return self._requested_stop or "callback of the main process"
-        if code > 0:
-            self._signals.received = signal.Signals(code)
-            return f"signal {self._signals.received.name}"
-        return None
-
-    def _next_group(self, batches: Iterator[Share]) -> list[Share]:
-        """The micro-batches of one step: fewer than planned where the run ends with a pass."""
-        shares: list[Share] = []
-        for share in islice(batches, self._plan.gradient_accumulation_steps):
-            shares.append(share)
-            if self._plan.ends_before(share[0].next_position):
-                break
-        return shares
+                self._step(next(groups))
 
     def _step(self, shares: Sequence[Share]) -> None:
         rates = set_learning_rates(self._optimizer, self._plan.learning_rate_factor(self._state.step))
-        self._means.add(self._optimizer_step.take(self._state, shares))
+        work = self._optimizer_step
+        with explained(self._state.step + 1, lambda: work.in_work, remedies=self._memory_remedies):
+            self._means.add(work.take(self._state, shares))
         num_samples = sum(len(micro_batch.draws) for micro_batch, _ in shares)
         self._state = replace(
             self._state,
@@ -320,7 +322,7 @@ class Trainer:
         self._validated_step = step
         with self._stopwatch.paused(), self._memory.phase("validate"):
             try:
-                with self._evaluation.applied():
+                with self._evaluation.applied(), whole(self._denoiser):
                     tables = self._validator.measure()
             except Exception as error:
                 failure = error
@@ -376,12 +378,8 @@ class Trainer:
             output_dir=self._output_dir,
             model=self._model,
             logger=self._logger,
+            ranks=self._agreement,
         )
         with self._stopwatch.paused():
             reason = self._observers.call(hook, view, *arguments)
         self._requested_stop = self._requested_stop or reason
-
-
-def _closable(batches: Iterator[Share]) -> Generator[Share, None, None]:
-    """Closing this closes the batches with it, and that ends the loader's worker processes."""
-    yield from batches

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config.cli import _disk_message
+from src.config.explain import disk_message
 from src.data.adverbs.prepared_captions import captions_without_adverbs
 from src.data.sources.png_files import is_whole_png
 from src.errors import UserError
@@ -36,7 +36,7 @@ def said(error: BaseException) -> str:
         return str(error)
     assert isinstance(error, OSError)
     assert error.errno == errno.ENOSPC
-    return str(_disk_message(error))
+    return str(disk_message(error))
 
 
 def test_captions(tmp_path: Path) -> None:

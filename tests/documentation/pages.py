@@ -28,8 +28,8 @@ ROOTS = {
 }
 # With what may stand before it: variables, exec, a launcher.
 COMMAND = re.compile(
-    r"(?:[A-Z_]+=\S+ |exec |\.venv/bin/torchrun --nproc-per-node \d (?=train))*"
-    r"(?:sh (?=train_run|infer_run)|python (?=train|inference)|(?<=\d )(?=train))"
+    r"(?:[A-Z_]+=\S+ |exec |srun |accelerate launch --config_file \S+ (?=train))*"
+    r"(?:sh (?=train_run|infer_run)|python (?=train|inference)|(?<=yaml )(?=train))"
     r"(?P<script>train_run\.sh|infer_run\.sh|train\.py|inference\.py)(?P<rest> .*)?"
 )
 FILE_SUFFIXES = (

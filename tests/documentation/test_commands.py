@@ -9,8 +9,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from src.config.arguments import as_text
 from src.config.build import check_config, register
-from src.config.cli import CONFIG_DIR, as_text
+from src.config.cli import CONFIG_DIR
 from src.config.composition import Root, compose_root
 from src.config.schema import InferenceConfig, TrainConfig
 from tests.documentation.pages import COMMAND, PAGES, ROOTS, fenced, help_template, inline, text_of

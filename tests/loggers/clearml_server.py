@@ -33,6 +33,8 @@ class ClearmlServer:
 
     Attributes:
         tasks: by id, as the SDK edited them; models likewise.
+        queues: id by name.
+        queued: (task, queue) in order.
         events: all events in order of arrival.
         files: uploaded bytes by path.
         requests: names of the endpoints called.
@@ -44,6 +46,8 @@ class ClearmlServer:
         self.tasks: dict[str, dict[str, Any]] = {}
         self.models: dict[str, dict[str, Any]] = {}
         self.projects: dict[str, dict[str, Any]] = {}
+        self.queues = {"gpu": "q" * 32}
+        self.queued: list[tuple[str, str]] = []
         self.events: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
@@ -160,6 +164,22 @@ class ClearmlServer:
             name = part.get_param("name", header="content-disposition")
             self.files[f"{request.path.strip('/')}/{name}".strip("/")] = part.get_payload(decode=True) or b""
         _send(request, 200, json.dumps(["ok"]).encode())
+
+    def _queues_get_all(self, values: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        pattern = values.get("name") or ""
+        found = [{"id": id, "name": name} for name, id in self.queues.items() if re.search(pattern, name)]
+        return 200, {"queues": found}
+
+    def _queues_get_by_id(self, values: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 400, {}  # it is asked with names as well
+
+    def _tasks_enqueue(self, values: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        task = self.tasks[values["task"]]
+        if task["status"] != "stopped":
+            return 400, {}
+        task["status"] = "queued"
+        self.queued.append((values["task"], values["queue"]))
+        return 200, {"queued": 1, "updated": 1, "fields": {"status": "queued"}}
 
     def _projects_get_all(self, values: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         pattern = values.get("name")

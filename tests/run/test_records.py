@@ -44,6 +44,8 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None, lineage=N
         # The same tensors would mean another LoRA: their product is scaled by alpha / rank.
         "adapter.alpha=3",
         "adapter.rank=3",
+        "adapter.method=lokr",
+        "adapter.rslora=true",
         "trainer.seed=1",
         "trainer.batch_size=2",
         "dataset.split_seed=1",

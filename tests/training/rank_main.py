@@ -11,6 +11,9 @@ import torch
 from src.callbacks.base import Callback
 from src.training.accelerator import make_accelerator
 from src.training.optimizer_step import OptimizerStep
+from src.training.sharding import whole
+from src.training.validation import Validator
+from tests.training import tiny
 from tests.training.tiny import Tiny, make_class_images, make_images
 
 
@@ -35,6 +38,7 @@ def main(folder: Path, settings: dict) -> None:
     """Runs with the settings; `signal_rank` and `signal_step` say who gets a SIGTERM and when."""
     signal_rank, signal_step = settings.pop("signal", (None, None))
     failing_rank, failing_step = settings.pop("failing", (None, None))
+    failing_in = settings.pop("failing_in", "step")
     unwritable = settings.pop("unwritable", False)
     images = make_images(folder / f"images{os.environ.get('RANK', '0')}", 20)
     num_class_images = settings.pop("num_class_images", 0)
@@ -62,11 +66,28 @@ def main(folder: Path, settings: dict) -> None:
         seen.append([[_addresses(batch), batch.weights.tolist()] for batch in batches])
         if (accelerator.process_index, before.step) == (signal_rank, signal_step):
             os.kill(os.getpid(), 15)
-        if (accelerator.process_index, before.step) == (failing_rank, failing_step):
-            raise OSError("this rank is broken")
+        fail("step", before.step)
+        steps.append(before.step)
         return take(self, before, shares)
 
+    def fail(place, step):
+        if (place, accelerator.process_index, step) == (failing_in, failing_rank, failing_step):
+            raise OSError("this rank is broken")
+
+    steps = [-1]
     OptimizerStep.take = watched
+    measure, step_batches = Validator.measure, tiny.step_batches
+
+    def measured(self):
+        fail("validation", steps[-1] + 1)
+        return measure(self)
+
+    def loaded(*arguments, **keywords):
+        for number, share in enumerate(step_batches(*arguments, **keywords)):
+            fail("loader", number)
+            yield share
+
+    Validator.measure, tiny.step_batches = measured, loaded
     if unwritable and accelerator.is_main_process:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.checkpoints / ".tmp-step_00000002").symlink_to("/nowhere/at/all")
@@ -77,17 +98,20 @@ def main(folder: Path, settings: dict) -> None:
         if unwritable and accelerator.is_main_process:
             time.sleep(30)
         raise
+    with whole(run.denoiser):
+        weights = {name: tensor.flatten().tolist() for name, tensor in run.weights().items()}
     (folder / f"rank{accelerator.process_index}.json").write_text(
         json.dumps(
             {
                 "world_size": accelerator.num_processes,
                 "step": result.step,
                 "stop_reason": result.stop_reason,
+                "failures": list(result.failures),
                 "exit_code": result.exit_code,
                 "losses": record.losses,
                 "curves": record.curves,
                 "seen": seen,
-                "weights": {name: tensor.flatten().tolist() for name, tensor in run.weights().items()},
+                "weights": weights,
             }
         )
     )

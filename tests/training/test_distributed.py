@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from src.training.checkpoint import find_damage, list_checkpoints
+from src.training.checkpoint import find_damage, list_checkpoints, load_checkpoint
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,18 +88,42 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_from_there(tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("failing_rank", [0, 1])
-def test_an_error_on_one_rank_ends_all_with_its_cause(tmp_path, failing_rank) -> None:
+@pytest.mark.parametrize(("failing_rank", "place"), [(0, "step"), (1, "step"), (1, "loader")])
+def test_an_error_on_one_rank_ends_all_with_its_cause(tmp_path, failing_rank, place) -> None:
     started = time.monotonic()
-    completed = _start(
-        tmp_path / "run", 2, max_steps=6, batch_size=3, save_every=2, failing=(failing_rank, 3)
-    )
+    failing = {"failing": (failing_rank, 3), "failing_in": place}
+    completed = _start(tmp_path / "run", 2, max_steps=6, batch_size=3, save_every=2, **failing)
     assert completed.returncode != 0
     assert "this rank is broken" in completed.stderr
     assert time.monotonic() - started < 60
     checkpoints = list_checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints
     assert all(find_damage(path) is None for path in checkpoints)
+
+
+@pytest.mark.slow
+def test_a_validation_that_fails_on_one_rank_is_skipped_by_both(tmp_path) -> None:
+    settings = {"max_steps": 4, "batch_size": 3, "validate_every": 2}
+    good, _ = _run(tmp_path / "good", 2, **settings)
+    failing = {"failing": (1, 2), "failing_in": "validation"}
+    main, other = _run(tmp_path / "bad", 2, **settings, **failing)
+    assert other["failures"] == ["validation at step 2: OSError: this rank is broken"]
+    assert main["failures"] == ["validation at step 2: RuntimeError: it failed on another rank"]
+    assert main["curves"] == {"4": good["curves"]["4"]}
+    assert main["losses"] == good["losses"]
+    assert main["weights"] == other["weights"] == good["weights"]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_as_one(tmp_path) -> None:
+    """The same global batch; losses within 1e-5, samples exactly."""
+    settings = {"accumulation": 2, "validate_every": 3}
+    [unbroken] = _run(tmp_path / "unbroken", 1, **settings, max_steps=6, batch_size=6)
+    _run(tmp_path / "run", 2, **settings, max_steps=3, batch_size=3)
+    [resumed] = _run(tmp_path / "run", 1, **settings, max_steps=6, batch_size=6, resume="auto")
+    assert resumed["seen"] == unbroken["seen"][3:]
+    expected = {step: row for step, row in unbroken["losses"].items() if int(step) > 3}
+    assert _flat(resumed["losses"]) == pytest.approx(_flat(expected), rel=1e-5)
 
 
 @pytest.mark.slow
@@ -118,3 +144,31 @@ def test_checkpoints_by_minutes_are_those_of_the_main_process_s_clock(tmp_path) 
     results = _run(tmp_path / "run", 2, **settings)
     assert {result["step"] for result in results} == {3}
     assert [path.name[-1] for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["1", "2", "3"]
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones_do_and_checkpoints_do_not_tell(tmp_path) -> None:
+    settings = {"accumulation": 2, "validate_every": 3, "save_every": 3}
+    [alone] = _run(tmp_path / "one", 1, **settings, max_steps=6, batch_size=6)
+    first, second = _run(tmp_path / "two", 2, **settings, max_steps=6, batch_size=3, sharded=True)
+    assert _flat(first["losses"]) == pytest.approx(_flat(alone["losses"]), rel=1e-5)
+    for step in alone["curves"]:
+        assert first["curves"][step] == pytest.approx(alone["curves"][step], rel=1e-5)
+    assert first["weights"] == second["weights"]
+    one, two = (
+        load_checkpoint(tmp_path / name / "checkpoints/step_00000006").tensors for name in ("one", "two")
+    )
+    for file in one:
+        assert one[file].keys() == two[file].keys()
+        for name, tensor in one[file].items():
+            torch.testing.assert_close(two[file][name], tensor, rtol=1e-3, atol=1e-5)
+
+    shutil.rmtree(tmp_path / "two/checkpoints/step_00000006")
+    resumed, _ = _run(tmp_path / "two", 2, **settings, max_steps=6, batch_size=3, sharded=True, resume="auto")
+    assert resumed["weights"] == first["weights"]
+    assert _flat(resumed["losses"]) == {
+        name: value for name, value in _flat(first["losses"]).items() if int(name.split()[0]) > 3
+    }
+    shutil.rmtree(tmp_path / "two/checkpoints/step_00000006")
+    [one_alone] = _run(tmp_path / "two", 1, **settings, max_steps=6, batch_size=6, resume="auto")
+    assert one_alone["curves"]["6"] == pytest.approx(first["curves"]["6"], rel=1e-5)

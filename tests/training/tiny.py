@@ -28,6 +28,7 @@ from src.training.optimizer_step import Share
 from src.training.optimizers import make_optimizer
 from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan
+from src.training.sharding import shard
 from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
 
@@ -201,6 +202,7 @@ class Tiny:
     caption_dropout: float = 0.2
     masks: bool = False
     objective: Mapping[str, Any] = field(default_factory=dict)
+    sharded: bool = False
     denoiser: TinyDenoiser = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
 
@@ -217,6 +219,9 @@ class Tiny:
         else:
             assert not any(record.caption == NAN_CAPTION for record in self.records)
         groups = [group for group in groups_of(self.denoiser) if group.parameters]
+        if self.sharded:
+            blocks = [self.denoiser.condition, self.denoiser.text]
+            groups = shard(self.denoiser, blocks, groups, accelerator=accelerator)
         rates = {} if self.one_lr else {"lr_text_encoder": self.lr / 10, "lr_token_embedding": 0.1}
         self.optimizer = make_optimizer(groups, algorithm=self.algorithm, lr=self.lr, **rates)
         dataset = make_dataset(
