@@ -21,6 +21,9 @@ _MEASURE = (
     "trainer.max_validation_images",
     "trainer.mixed_precision",
     "trainer.ema_decay",
+    "trainer.base_precision",
+    "trainer.prediction_type",
+    "trainer.zero_terminal_snr",
 )
 
 
@@ -77,7 +80,7 @@ def is_another_ruler(key: str) -> bool:
     >>> is_another_ruler("trainer.seed"), is_another_ruler("dataset_hash")
     (False, True)
     """
-    return key in _MEASURE or not key.startswith(("trainer.", "global batch size"))
+    return key in _MEASURE or not key.startswith(("trainer.", "adapter.", "optimizer", "global batch size"))
 
 
 def _is_fixed(key: str, then: Scalar, now: Scalar) -> bool:
