@@ -23,12 +23,14 @@ _FREE = ("adapter.dropout",)
 _SHAPING = ("amsgrad", "beta1", "min_8bit_size", "momentum", "slice_p")
 # How the loss on held-out images is measured: with other values the best so far is of another ruler.
 _MEASURE = (
-    *("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision"),
+    "trainer.num_validation_timesteps",
+    "trainer.max_validation_images",
+    "trainer.mixed_precision",
     "trainer.ema_decay",
+    "trainer.base_precision",
 )
-
 # The loss on held-out images knows nothing of masks.
-_NO_MEASURE = ("trainer.", "global batch size", "dataset.masks", "masks_hash")
+_NO_MEASURE = ("trainer.", "adapter.", "optimizer", "global batch size", "dataset.masks", "masks_hash")
 
 
 def require_continuable(path: Path, must_match: Mapping[str, Scalar], *, allow_changes: bool = False) -> None:
@@ -97,4 +99,7 @@ def _kind_of_optimizer(value: Scalar) -> tuple[str, list[object]]:
 def _is_fixed(key: str, then: Scalar, now: Scalar) -> bool:
     if key == "optimizer.algorithm":
         return _kind_of_optimizer(then) != _kind_of_optimizer(now)
+    if key == "trainer.ema_decay":
+        # A checkpoint has an average or none; only the pace of one can change.
+        return _UNSET in (then, now)
     return key.startswith(_FIXED) and key not in _FREE
