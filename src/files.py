@@ -1,5 +1,6 @@
 """Files that are whole or absent, and checks of the folders they go to."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from src.errors import FullDiskError, UserError
 
 _CHUNK = 1 << 20
 _log = logging.getLogger(__name__)
@@ -98,18 +99,29 @@ def require_free_space(folder: Path, num_bytes: int, what: str) -> None:
     """Refuses before writing when the disk cannot hold what is about to be written.
 
     Raises:
-        UserError: less than `num_bytes` are free where `folder` is.
+        FullDiskError: less than `num_bytes` are free where `folder` is.
     """
     existing = folder
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < num_bytes:
-        raise UserError(
+        raise FullDiskError(
             f"Not enough disk space for {what}: {num_bytes / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB "
             f"free at {folder}. Free some space or choose another folder (paths.output_dir, paths.cache_dir, "
             "dataset.path)."
         )
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full. Libraries in Rust say it in words alone.
+
+    >>> is_full_disk(OSError(28, "No space left on device")), is_full_disk(OSError(13, "Permission denied"))
+    (True, False)
+    """
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    in_words = any(f"(os error {number})" in str(error) for number in numbers)
+    return in_words or (isinstance(error, OSError) and error.errno in numbers)
 
 
 def require_writable(folder: Path) -> None:

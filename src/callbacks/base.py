@@ -21,6 +21,7 @@ class RunView:
         seed: the run's seed; draw sample images from addresses that begin with it.
         output_dir: the run folder.
         model: the diffusion model that is trained (`src.models.base.DiffusionModel`), adapters attached.
+            Under the guard it has the weights that are handed over: maybe an average of those in training.
             Switch modes and adapters as needed, in context managers, so that an error leaves the adapters as
             they were.
         logger: where numbers and images go.
@@ -84,5 +85,5 @@ class Callback:
     def on_fit_end(self, run: RunView, result: TrainResult) -> None:
         """After the last checkpoint, also when a signal or a callback ended the run."""
 
-    def on_exception(self, run: RunView, error: Exception) -> None:
+    def on_exception(self, run: RunView, error: BaseException) -> None:
         """Instead of `on_fit_end` when training failed. The checkpoint of the last good state is written."""

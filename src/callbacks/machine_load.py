@@ -63,7 +63,7 @@ class MachineLoadCallback(Callback):
         """Stops looking."""
         self._end()
 
-    def on_exception(self, run: RunView, error: Exception) -> None:
+    def on_exception(self, run: RunView, error: BaseException) -> None:
         """Stops looking."""
         self._end()
 

@@ -85,7 +85,7 @@ class ProgressCallback(Callback):
         """Closes the bar."""
         self._close()
 
-    def on_exception(self, run: RunView, error: Exception) -> None:
+    def on_exception(self, run: RunView, error: BaseException) -> None:
         """Closes the bar."""
         self._close()
 

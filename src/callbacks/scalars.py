@@ -10,6 +10,10 @@ class ScalarsCallback(Callback):
     docs/clearml.md explains every title and series.
     """
 
+    def needs_guard(self, hook: str, step: int) -> bool:
+        """Never: it only passes numbers on."""
+        return False
+
     def on_log(self, run: RunView, scalars: dict[str, float]) -> None:
         """What the trainer measured since the last time."""
         run.logger.log_scalars(scalars, run.state.step)

@@ -24,6 +24,7 @@ from src.config.choices import (
     DEVICES,
     PRECISIONS,
     SAMPLERS,
+    SHARDED_OPTIMIZERS,
 )
 from src.config.dataset_schema import DatasetConfig
 from src.config.optimizer_schema import OptimizerConfig
@@ -160,6 +161,16 @@ class TrainConfig:
                 "dataset.class_images.path is set, but class images are not used without "
                 "trainer.prior_loss_weight. Set trainer.prior_loss_weight=1, or take the path away."
             )
+        if self.trainer.ema_decay is not None and self.optimizer.averages_weights:
+            raise UserError(
+                f"trainer.ema_decay={self.trainer.ema_decay}: schedule-free averages the weights by itself. "
+                "Set trainer.ema_decay=null, or choose another optimizer."
+            )
+        if self.optimizer.lr_text_encoder_2 is not None and self.adapter.text_encoder_2 == "frozen":
+            raise UserError(
+                f"optimizer.lr_text_encoder_2={self.optimizer.lr_text_encoder_2}, but the second text "
+                "encoder is frozen. Set adapter.text_encoder_2=lora, or optimizer.lr_text_encoder_2=null."
+            )
         if self.model.path is None:
             raise UserError(
                 "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
@@ -180,6 +191,16 @@ class TrainConfig:
             )
         if self.trainer.mixed_precision == "fp16":
             raise UserError("accelerate.distributed_type=FSDP does not go with trainer.mixed_precision=fp16.")
+        if self.trainer.ema_decay is not None:
+            raise UserError(
+                "accelerate.distributed_type=FSDP does not go with trainer.ema_decay, whose average is whole."
+            )
+        algorithm = (self.optimizer.algorithm or {}).get("_target_")
+        if algorithm not in SHARDED_OPTIMIZERS:
+            raise UserError(
+                f"optimizer.algorithm._target_={algorithm} has no state in shards, as "
+                f"accelerate.distributed_type=FSDP wants it. Use {' or '.join(SHARDED_OPTIMIZERS)}."
+            )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -61,8 +61,21 @@ SLOTS = {
         runtime=frozenset({"subject"}),
     ),
     "optimizer.algorithm": Slot(
-        targets=frozenset({"torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD"}),
-        runtime=frozenset({"params", "lr", "fused", "foreach"}),
+        targets=frozenset(
+            {
+                "torch.optim.AdamW",
+                "torch.optim.Adam",
+                "torch.optim.SGD",
+                "bitsandbytes.optim.AdamW8bit",
+                "transformers.optimization.Adafactor",
+                "prodigyopt.Prodigy",
+                "schedulefree.AdamWScheduleFree",
+            }
+        ),
+        # The warm-up is the schedule's, which resumes with the step.
+        runtime=frozenset(
+            {"params", "lr", "fused", "foreach", "warmup_steps", "args", "is_paged", "fsdp_in_use"}
+        ),
     ),
     "callbacks": Slot(
         targets=frozenset(
@@ -149,9 +162,23 @@ def build(slot: str, block: dict[str, Any], **runtime: Any) -> Any:
 def resolve(slot: str, block: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Imports a block's target; returns it with the block's keywords, nothing called yet."""
     _check_target(slot, slot, block)
-    module, _, name = block["_target_"].rpartition(".")
     keywords = {key: value for key, value in block.items() if key != "_target_"}
-    return getattr(importlib.import_module(module), name), keywords
+    return _import(block["_target_"]), keywords
+
+
+def _import(target: str) -> Callable[..., Any]:
+    module, _, name = target.rpartition(".")
+    package = target.partition(".")[0]
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise UserError(
+            f"{target} needs the package {package}, which is not installed. Put DARKROOM_EXTRAS=1 in front "
+            "of the command, and it installs it: DARKROOM_EXTRAS=1 sh train_run.sh ... (docs/installing.md)."
+        ) from error
+    return found
 
 
 def _check_target(slot: str, key: str, block: Any) -> None:
@@ -201,8 +228,7 @@ def _check_keywords(slot: str, key: str, block: dict[str, Any]) -> None:
 def _signature(target: str) -> _Keywords:
     if target.startswith("src."):
         return _signature_from_source(target)
-    module, _, name = target.rpartition(".")
-    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    parameters = inspect.signature(_import(target)).parameters.values()
     usable = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return _Keywords(
         tuple(p.name for p in usable),

@@ -18,8 +18,7 @@ from src.models.apply import (
 )
 from src.models.base import DiffusionModel, is_own_weight
 from src.models.detect import Architecture
-
-_WEIGHTS = "weights.safetensors"
+from src.training.checkpoint import judged_weights
 
 
 def require_same_architecture(architecture: Architecture, source: AdapterSource) -> None:
@@ -76,7 +75,7 @@ def _apply_checkpoint(model: DiffusionModel, source: AdapterSource, scale: float
             f"The checkpoint {source.path} is not inside its run folder, whose config.yaml says what was "
             "trained. Give the checkpoint in its run folder, or the run's adapter folder."
         )
-    state = load_file(source.path / _WEIGHTS)
+    state = load_file(judged_weights(source.path))
     dtype = model.unet.dtype
     groups = attach(model, settings_of_run(config), seed=0)
     full = [item for group in groups if group.kind == "full" for item in group.parameters]

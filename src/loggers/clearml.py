@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.loggers.clearml_offline import require_whole
 from src.loggers.clearml_queue import let_agent_launch
 from src.loggers.clearml_session import (
     Mode,
@@ -77,6 +78,8 @@ class ClearmlLogger(Logger):
         self._mode = Mode(online=False, is_wanted=True)
         self._task: Any = None
         self._where = "ClearML: the task was not opened"
+        self._archive: Path | None = None
+        self._num_scalars = 0
 
     def start(self) -> None:
         """Opens the task; on a server that refuses, an offline session (unless `offline` is false)."""
@@ -109,6 +112,7 @@ class ClearmlLogger(Logger):
             self._where = f"ClearML: {self._task.get_output_log_web_page()}"
         else:
             archive = f"{self._task.get_offline_mode_folder()}.zip"
+            self._archive = Path(archive)
             self._where = (
                 f"ClearML (offline): {archive}\n"
                 "  send it later, with credentials: "
@@ -122,6 +126,7 @@ class ClearmlLogger(Logger):
             title, series = split_key(key)
             if math.isfinite(value):
                 reporter.report_scalar(title=title, series=series, value=float(value), iteration=step)
+                self._num_scalars += 1
             else:
                 self.log_text(f"step {step}: {key} is {value}")
 
@@ -193,10 +198,12 @@ class ClearmlLogger(Logger):
             raise RuntimeError(f"the artifact {name} could not be sent")
 
     def close(self, status: Status, message: str = "") -> None:
-        """Sends what is left and sets the status. An offline session becomes a zip file."""
+        """Sends what is left and sets the status. An offline session becomes a zip file, and is looked at."""
         if message:
             self.log_text(message)
         end_task(self._task, status=status, message=message, online=self._mode.online)
+        if self._archive is not None and self._num_scalars > 0:
+            require_whole(self._archive, num_scalars=self._num_scalars)
 
     def abandon(self) -> None:
         """See `Logger`."""

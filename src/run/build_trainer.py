@@ -1,7 +1,7 @@
 """From the configuration to the loop: optimiser, batches, validation, checkpoints."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from src.run.build_sides import EncodedSides
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
-from src.training.optimizers import make_optimizer
+from src.training.optimizers import call_quietly, make_optimizer
+from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan
 from src.training.trainer import Trainer
 from src.training.validation import ImageSet, Validator
@@ -40,7 +41,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
     """
     algorithm, settings = resolve("optimizer.algorithm", config.algorithm)
     try:
-        algorithm([torch.nn.Parameter(torch.zeros(1))], lr=config.lr, **settings)
+        call_quietly(algorithm, [torch.nn.Parameter(torch.zeros(1))], lr=config.lr, **settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer.algorithm ({config.algorithm['_target_']}): {error}.") from error
 
@@ -56,6 +57,8 @@ def build_trainer(
     logger: MultiLogger,
     run_dir: Path,
     must_match: dict[str, Any],
+    configured: Mapping[str, Any],
+    memory: PhaseMemory,
 ) -> Trainer:
     """Puts the loop together."""
     trainer, world_size, train = config.trainer, accelerator.num_processes, sides.train
@@ -65,6 +68,7 @@ def build_trainer(
         algorithm=functools.partial(algorithm, **settings),
         lr=config.optimizer.lr,
         lr_text_encoder=config.optimizer.lr_text_encoder,
+        lr_text_encoder_2=config.optimizer.lr_text_encoder_2,
         lr_token_embedding=config.optimizer.lr_token_embedding,
     )
     plan = Plan(
@@ -75,7 +79,9 @@ def build_trainer(
         num_epochs=trainer.num_epochs,
         gradient_accumulation_steps=trainer.gradient_accumulation_steps,
         schedule=config.optimizer.schedule,
-        warmup_steps=config.optimizer.warmup_steps,
+        warmup_steps=config.optimizer.warmup_steps or 0,
+        warmup_epochs=config.optimizer.warmup_epochs,
+        min_lr_ratio=config.optimizer.min_lr_ratio,
         log_every=trainer.log_every,
         validate_every=trainer.validate_every,
         save_every=trainer.save_every,
@@ -134,4 +140,11 @@ def build_trainer(
         max_grad_norm=trainer.max_grad_norm,
         resume=trainer.resume,
         prior_loss_weight=trainer.prior_loss_weight,
+        ema_decay=trainer.ema_decay,
+        configured=configured,
+        allow_resume_changes=trainer.resume_changed == "allow",
+        save_every_minutes=trainer.save_every_minutes,
+        wait_for_space=trainer.on_full_disk == "wait",
+        spike_factor=trainer.spike_factor,
+        memory=memory,
     )

@@ -149,6 +149,8 @@ def _chosen(
     if trainer.prior_loss_weight is not None:
         chosen["trainer.prior_loss_weight"] = trainer.prior_loss_weight
         chosen |= _class_images(dataset.class_images, lineage)
+    if trainer.ema_decay is not None:
+        chosen["trainer.ema_decay"] = trainer.ema_decay
     if config.model.long_prompts:
         chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
         chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks
@@ -196,6 +198,8 @@ def write_result(run_dir: Path, result: "TrainResult", outcome: Outcome) -> None
         {
             "stop_reason": result.stop_reason,
             "failures": list(result.failures),
+            "resumed_with_changes": list(result.changes),
+            "num_spikes": result.num_spikes,
             "best_step": None if result.best is None else result.best.step,
             **outcome.results,
         },

@@ -3,10 +3,11 @@
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from src.callbacks.base import Callback
 from src.config.build import PROJECT_ROOT
@@ -20,6 +21,7 @@ from src.logs import run_log
 from src.models.adapters import TrainableGroup, load_trainable_state
 from src.models.base import DiffusionModel
 from src.models.export import save_adapter
+from src.redact import redact
 from src.run.adapter_card import write_adapter_card
 from src.run.build_callbacks import build_callbacks
 from src.run.build_data import PreparedData, describe, ensure_files, prepare_data, training_size
@@ -30,9 +32,10 @@ from src.run.records import hashes_of, lineage_of, must_match, where_lines, writ
 from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger
 from src.training.accelerator import Agreement, make_accelerator
-from src.training.checkpoint import Checkpointer, load_checkpoint
-from src.training.must_match import require_continuable
+from src.training.checkpoint import Checkpointer, judged_weights
+from src.training.must_match import Scalar, require_continuable
 from src.training.observers import describe as describe_error
+from src.training.phase_memory import PhaseMemory
 from src.training.resume import resolve as resolve_resume
 from src.training.saving import checkpoint_bytes
 from src.training.sharding import whole
@@ -62,51 +65,64 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
             num_processes=accelerator.num_processes,
             mixed_precision=accelerator.mixed_precision,
         )
-        if checkpoint is not None:
-            require_continuable(checkpoint, agreed({}, size=None))
+        require_same = _continuity_check(checkpoint, allow_changes=trainer.resume_changed == "allow")
+        require_same(agreed({}, size=None))
         check_optimizer(config.optimizer)
         ensure_files(config)
         size = training_size(config)
         data = _prepare_main_first(config, size=size, is_main=is_main, agreement=agreement)
-        if checkpoint is not None:
-            require_continuable(checkpoint, agreed(hashes_of(data), size=size))
+        require_same(agreed(hashes_of(data), size=size))
         log.info("%s", describe(config, data, num_processes=accelerator.num_processes))
         # Before the base model: judges that are missing or prompts that are wrong are found at once.
         callbacks = build_callbacks(config, data, size=size)
-        model, data = load_base_and_data(
-            config, data, size=size, accelerator=accelerator, agreement=agreement
-        )
-        groups = prepare_model(config, model, accelerator)
+        memory = PhaseMemory(job.run_dir, accelerator.device, is_main=is_main)
+        with memory.phase("load"):
+            model, data = load_base_and_data(
+                config, data, size=size, accelerator=accelerator, agreement=agreement
+            )
+            groups = prepare_model(config, model, accelerator)
         fix_prompt_chunks(config, data, model)
         log.info("%s", _describe_model(config, model, groups, size=size, device=accelerator.device))
         checkpointer = Checkpointer(job.run_dir / "checkpoints", keep=trainer.keep_checkpoints)
         weights = [parameter for group in groups for _, parameter in group.parameters]
-        checkpointer.require_space(checkpoint_bytes(weights))
+        has_average = trainer.ema_decay is not None or config.optimizer.averages_weights
+        checkpointer.require_space(
+            checkpoint_bytes(weights, optimizer=config.optimizer.class_name, has_average=has_average)
+        )
         lineage = lineage_of(config, job, data, model, size=size)
-        if checkpoint is not None:
-            require_continuable(checkpoint, agreed(lineage, size=size))
+        require_same(agreed(lineage, size=size))
         with cache_lease(config), open_logger(config, job, is_main=is_main) as logger:
+            memory.use(logger)
+            with memory.phase("cache"):
+                sides = encode_sides(config, data, model=model, accelerator=accelerator, agreement=agreement)
             loop = build_trainer(
                 config,
                 accelerator=accelerator,
                 model=model,
                 groups=groups,
-                sides=encode_sides(config, data, model=model, accelerator=accelerator, agreement=agreement),
+                sides=sides,
                 callbacks=callbacks,
                 logger=logger,
                 run_dir=job.run_dir,
                 must_match=agreed(lineage, size=size),
+                configured=redact(job.resolved),
+                memory=memory,
             )
             loop.restore()
             # Only now: a run that cannot be continued keeps the records that say what it was.
             if is_main:
-                write_records(job, lineage, logger)
+                write_records(job, {**lineage, "resumed_with_changes": list(loop.changes)}, logger)
             result = loop.fit()
             if result.received_signal is None:
-                metadata = short_form(lineage, job.resolved)
-                with whole(model.denoiser):
-                    if is_main:
-                        _export(result, model, config=config, job=job, metadata=metadata, logger=logger)
+                _export(
+                    result,
+                    model,
+                    config=config,
+                    job=job,
+                    metadata=short_form(lineage, job.resolved),
+                    logger=logger,
+                    is_main=is_main,
+                )
             agreement.wait()
             logger.close("completed" if result.received_signal is None else "aborted", result.stop_reason)
         outcome = _outcome(result, callbacks, seconds=time.monotonic() - started)
@@ -131,6 +147,15 @@ def _checkpoint_to_continue(run_dir: Path, resume: str) -> Path | None:
             "Give another run.name, or move that folder away."
         )
     return checkpoint
+
+
+def _continuity_check(
+    checkpoint: Path | None, *, allow_changes: bool
+) -> Callable[[Mapping[str, Scalar]], None]:
+    """Compares what is known of the run with the checkpoint that it continues, if it continues one."""
+    if checkpoint is None:
+        return lambda must_match: None
+    return functools.partial(require_continuable, checkpoint, allow_changes=allow_changes)
 
 
 def _prepare_main_first(
@@ -180,12 +205,27 @@ def _export(
     job: Job,
     metadata: dict[str, str],
     logger: MultiLogger,
+    is_main: bool,
 ) -> None:
-    """Hands over the best adapter: the run's `adapter/` folder."""
+    """Hands over the best adapter: the run's `adapter/` folder. Sharded weights need every rank for it."""
+    with whole(model.denoiser):
+        if is_main:
+            _save_adapter(result, model, config=config, job=job, metadata=metadata, logger=logger)
+
+
+def _save_adapter(
+    result: TrainResult,
+    model: DiffusionModel,
+    *,
+    config: TrainConfig,
+    job: Job,
+    metadata: dict[str, str],
+    logger: MultiLogger,
+) -> None:
     chosen = result.best_checkpoint or result.checkpoint
     if chosen is None:
         return
-    load_trainable_state(model, load_checkpoint(chosen).tensors["weights"])
+    load_trainable_state(model, load_file(judged_weights(chosen)))
     best, folder = result.best, job.run_dir / "adapter"
     metadata = {**metadata, "darkroom.step": str(result.step if best is None else best.step)}
     save_adapter(model, folder, metadata=metadata)
@@ -214,6 +254,11 @@ def _last_lines(job: Job, result: TrainResult, logger: MultiLogger) -> list[str]
     if result.best is not None:
         lines.append(f"Lowest validation loss {result.best.value:.4f} at step {result.best.step}.")
     lines += [f"Failed and skipped: {failure}" for failure in result.failures]
+    lines += [f"Resumed with another value: {change}" for change in result.changes]
+    if result.num_spikes:
+        lines.append(
+            f"Logs with a spike of loss or gradient: {result.num_spikes} (named above and in the log)."
+        )
     places = {"Adapter": run_dir / "adapter", "Images": run_dir / "images", "Log": run_dir / "train.log"}
     lines += where_lines({label: place for label, place in places.items() if place.exists()}, logger)
     if result.received_signal is None:

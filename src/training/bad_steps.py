@@ -40,3 +40,14 @@ def describe_bad(record: StepRecord) -> list[str]:
     ]
     bad = [sample for sample in samples if not sample[2]]
     return [f"{sample_id} (timestep {timestep})" for sample_id, timestep, _ in bad or samples]
+
+
+def describe_largest(record: StepRecord, *, num_samples: int = 4) -> list[str]:
+    """Names the samples with the largest losses of a step, the largest first."""
+    samples = [
+        (loss, sample_id, timestep)
+        for ids, timesteps, losses in zip(record.ids, record.timesteps, record.losses, strict=True)
+        for sample_id, timestep, loss in zip(ids, timesteps.tolist(), losses.tolist(), strict=True)
+    ]
+    largest = sorted(samples, reverse=True)[:num_samples]
+    return [f"{sample_id} (timestep {timestep}, loss {loss:.4g})" for loss, sample_id, timestep in largest]

@@ -22,10 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from src.errors import UserError
-from src.files import fsync_folder, read_json, require_free_space, require_writable, sha256_file
+from src.errors import FullDiskError, UserError
+from src.files import fsync_folder, is_full_disk, read_json, require_free_space, require_writable, sha256_file
 
 MANIFEST = "manifest.json"
+# Files of the weights in training, and of those that are judged and handed over where they are others.
+WEIGHTS, EVALUATION = "weights", "evaluation"
 _FORMAT = 1
 _NAME = re.compile(r"step_\d{8,}")
 _STAGING = ".tmp-"
@@ -92,7 +94,8 @@ class Checkpointer:
             The checkpoint's folder.
 
         Raises:
-            UserError: the disk cannot hold it. Older checkpoints are untouched.
+            FullDiskError: the disk cannot hold it. Older checkpoints are untouched.
+            UserError: it cannot be written for another reason; the same holds.
         """
         num_bytes = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
         self.require_space(num_bytes, num_checkpoints=num_reserved)
@@ -111,7 +114,8 @@ class Checkpointer:
             fsync_folder(self.folder)
         except (OSError, SafetensorError) as error:
             self._remove_leftovers()
-            raise UserError(
+            kind = FullDiskError if is_full_disk(error) else UserError
+            raise kind(
                 f"The checkpoint of step {step} could not be written to {target} ({error}). Earlier "
                 f"checkpoints are intact. Free some space or choose another paths.output_dir, then set "
                 f"trainer.resume=auto."
@@ -154,7 +158,7 @@ class Checkpointer:
         """Proves, without writing anything, that the disk holds some checkpoints of about this size.
 
         Raises:
-            UserError: it does not.
+            FullDiskError: it does not.
         """
         what = "the next checkpoint" if num_checkpoints == 1 else f"the next {num_checkpoints} checkpoints"
         require_free_space(self.folder, num_checkpoints * (num_bytes + _OVERHEAD_BYTES), what)
@@ -240,6 +244,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors={file.stem: load_file(file) for file in path.glob("*.safetensors")},
         documents={file.stem: read_json(file) for file in path.glob("*.json") if file.name != MANIFEST},
     )
+
+
+def judged_weights(path: Path) -> Path:
+    """The file of the weights of a checkpoint that are judged and handed over."""
+    file = path / f"{EVALUATION}.safetensors"
+    return file if file.is_file() else path / f"{WEIGHTS}.safetensors"
 
 
 def _generation(path: Path) -> int:

@@ -9,30 +9,74 @@ from src.files import read_json
 Scalar = str | int | float | bool | None
 # Stands for a value that cannot be said before more is read, and agrees with all.
 UNKNOWN = "not known yet"
+_UNSET = "unset"
+
+# What decides which tensors are trained and what they mean. With other values the weights of a checkpoint are
+# no weights of this run, whatever their shapes.
+_FIXED = ("adapter.", "base_model_hash", "dataset.placeholder", "optimizer")
+_FREE = ("adapter.dropout",)
+# How the loss on held-out images is measured: with other values the best so far is of another ruler.
+_MEASURE = ("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision")
 
 
-def require_continuable(path: Path, must_match: Mapping[str, Scalar]) -> None:
+def require_continuable(path: Path, must_match: Mapping[str, Scalar], *, allow_changes: bool = False) -> None:
     """Compares a checkpoint with what is known of this run (see `UNKNOWN`), before any work for it.
 
     Raises:
         UserError: it is of a run that this one cannot continue.
     """
-    require_agreement(path, read_json(path / "loop.json")["must_match"], must_match)
+    before = read_json(path / "loop.json")["must_match"]
+    require_agreement(path, before, must_match, allow_changes=allow_changes)
 
 
-def require_agreement(path: Path, before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
+def require_agreement(
+    path: Path, before: Mapping[str, Scalar], now: Mapping[str, Scalar], *, allow_changes: bool = False
+) -> dict[str, tuple[Scalar, Scalar]]:
     """Compares all values by name; one that is missing is another than all others.
+
+    Args:
+        path: the checkpoint, for the message.
+        before: its values.
+        now: those of this run.
+        allow_changes: let pass what changes the numbers that come next and nothing that is trained.
+
+    Returns:
+        What differs all the same: the values then and now by name.
 
     Raises:
         UserError: naming what differs.
     """
-    different = [
-        f"{key} (then {before.get(key, 'unset')}, now {now.get(key, 'unset')})"
+    different = {
+        key: (before.get(key, _UNSET), now.get(key, _UNSET))
         for key in sorted(before.keys() | now.keys())
-        if now.get(key) != UNKNOWN and before.get(key, "unset") != now.get(key, "unset")
-    ]
-    if different:
-        raise UserError(
-            f"{path} cannot be continued, because these differ: {', '.join(different)}. "
-            "Set them back, or start anew with another run.name."
-        )
+        if now.get(key) != UNKNOWN and before.get(key, _UNSET) != now.get(key, _UNSET)
+    }
+    fixed = {key: values for key, values in different.items() if _is_fixed(key, *values)}
+    refused = fixed if allow_changes else different
+    if not refused:
+        return different
+    listed = ", ".join(f"{key} (then {then}, now {value})" for key, (then, value) in refused.items())
+    if allow_changes:
+        cause = f"because these differ, which trainer.resume_changed=allow does not cover: {listed}"
+    else:
+        cause = f"because these differ: {listed}"
+    remedy = "Set them back, or start anew with another run.name."
+    if not fixed:
+        remedy += " trainer.resume_changed=allow goes on with the new values."
+    raise UserError(f"{path} cannot be continued, {cause}. {remedy}")
+
+
+def is_another_ruler(key: str) -> bool:
+    """Whether losses on held-out images of another value of this key cannot be compared.
+
+    >>> is_another_ruler("trainer.seed"), is_another_ruler("dataset_hash")
+    (False, True)
+    """
+    return key in _MEASURE or not key.startswith(("trainer.", "global batch size"))
+
+
+def _is_fixed(key: str, then: Scalar, now: Scalar) -> bool:
+    if key == "optimizer.algorithm":
+        # Its name and its settings: the state of another class means something else.
+        return str(then).split(" ")[0] != str(now).split(" ")[0]
+    return key.startswith(_FIXED) and key not in _FREE

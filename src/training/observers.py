@@ -1,8 +1,9 @@
 """Calls callbacks so that they cannot change training, whatever they do."""
 
 import logging
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from src.callbacks.base import Callback, RunView
 from src.randomness import forked_rng
+from src.training.evaluation_weights import EvaluationWeights
 from src.training.sharding import whole
 from src.training.state import StopRequest
 
@@ -52,18 +54,46 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
+def release(error: BaseException) -> None:
+    """Gives back at once the memory that a failure holds: frames of its traceback have their tensors.
+
+    Out of memory is the failure that matters here; the next step needs what it could not get.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 class Observers:
     """The callbacks of a run.
+
+    Args:
+        callbacks: in the order in which they are called.
+        module: what they could touch.
+        seed: of the run.
+        evaluation: the weights that they see, where they may touch the model at all; None for those in
+            training.
 
     Attributes:
         failures: one line for each call that raised; training went on.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], *, module: nn.Module, seed: int) -> None:
+    def __init__(
+        self,
+        callbacks: Sequence[Callback],
+        *,
+        module: nn.Module,
+        seed: int,
+        evaluation: EvaluationWeights | None = None,
+    ) -> None:
         self.failures: list[str] = []
         self._callbacks = list(callbacks)
         self._module = module
         self._guard = Guard(module)
+        self._evaluation = evaluation
         self._seed = seed
 
     def call(self, hook: str, run: RunView, *arguments: Any) -> str | None:
@@ -76,7 +106,8 @@ class Observers:
                 continue
             try:
                 answer = self._ask(callback, hook, run, *arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                # An exit, too: a library that a callback calls does not decide when the run ends.
                 self.mark(f"callback {name}.{hook}", run.state.step, error)
                 continue
             if isinstance(answer, StopRequest) and reason is None:
@@ -86,7 +117,18 @@ class Observers:
     def _ask(self, callback: Callback, hook: str, run: RunView, *arguments: Any) -> StopRequest | None:
         step = run.state.step
         address = (self._seed, "callback", type(callback).__name__, hook, step)
-        with self._untouched(callback, *address) if callback.needs_guard(hook, step) else nullcontext():
+        with ExitStack() as entered:
+            if callback.needs_guard(hook, step):
+                failure = None
+                try:
+                    entered.enter_context(self._untouched(callback, *address))
+                except Exception as error:
+                    failure = error
+                if callback.on_every_rank:
+                    # Inside they wait for each other: a rank that cannot go there is to be missed now.
+                    run.ranks.raise_for_all(failure)
+                elif failure is not None:
+                    raise failure
             answer: StopRequest | None = getattr(callback, hook)(run, *arguments)
         return answer
 
@@ -94,12 +136,16 @@ class Observers:
     def _untouched(self, callback: Callback, *address: int | str) -> Iterator[None]:
         # Sharded weights are whole only with all ranks there, so not for a callback of the main one alone.
         weights = whole(self._module) if callback.on_every_rank else nullcontext()
-        with weights, self._guard.untouched(*address):
+        applied = nullcontext() if self._evaluation is None else self._evaluation.applied()
+        with weights, self._guard.untouched(*address), applied:
             yield
 
     def mark(self, what: str, step: int, error: BaseException) -> None:
         """Reports a failure that training survives and remembers it for the run's result."""
         self.failures.append(f"{what} at step {step}: {describe(error)}")
-        _log.error("%s failed at step %d and is skipped; training goes on.", what, step, exc_info=error)
+        # As text: a record with the traceback would keep its frames alive as long as a handler keeps it.
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        _log.error("%s failed at step %d and is skipped; training goes on.\n%s", what, step, trace)
+        release(error)
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()

@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from src.data.batches import Batch
 from src.data.order import MicroBatch
 from src.randomness import forked_rng
-from src.training.bad_steps import NonFiniteError, StepRecord, describe_bad
+from src.training.bad_steps import NonFiniteError, StepRecord, describe_bad, describe_largest
+from src.training.evaluation_weights import EvaluationWeights
 from src.training.objective import MicroLoss, Objective
 from src.training.optimizers import ParameterGroup
 from src.training.sharding import gathered
@@ -57,6 +58,7 @@ class OptimizerStep:
         max_grad_norm: the total gradient norm is clipped to it, None for no clipping.
         seed: of module dropout.
         num_records: steps that can lie between two calls of `check`.
+        evaluation: learns of each step.
         prior_loss_weight: lambda of prior preservation (DreamBooth, Ruiz et al. 2023, arXiv 2208.12242,
             eq. 2): weight of the class images' loss beside the training images'. None where there are none.
 
@@ -76,6 +78,7 @@ class OptimizerStep:
         max_grad_norm: float | None,
         seed: int,
         num_records: int,
+        evaluation: EvaluationWeights,
         prior_loss_weight: float | None = None,
     ) -> None:
         self.scalar_names = [
@@ -92,6 +95,7 @@ class OptimizerStep:
         self._objective = objective
         self._max_grad_norm = max_grad_norm
         self._seed = seed
+        self._evaluation = evaluation
         self._prior_loss_weight = prior_loss_weight
         self._records: deque[StepRecord] = deque(maxlen=num_records)
         # The first bad step, -1 for none. It stays on the device, like everything it is computed from.
@@ -195,6 +199,7 @@ class OptimizerStep:
         if not is_masked_by_host:
             self.is_updating = True
             self._optimizer.step()
+            self._evaluation.update(step, self._bad_step >= 0)
             self.is_updating = False
 
     def last_good(self) -> TrainState | None:
@@ -211,7 +216,6 @@ class OptimizerStep:
         bad_step = int(self._bad_step)
         if bad_step < 0:
             self._check_scale()
-            self._records.clear()
             return
         record = self._record_of(bad_step)
         samples = self._gather(describe_bad(record))
@@ -221,6 +225,11 @@ class OptimizerStep:
             f"trainer.max_grad_norm, or use trainer.mixed_precision=no.",
             last_good=record.before,
         )
+
+    def samples_of(self, step: int) -> list[str]:
+        """The samples of a step since the last log, with timesteps and losses. All ranks must call it."""
+        records = [record for record in self._records if record.before.step + 1 == step]
+        return self._gather([name for record in records for name in describe_largest(record)])
 
     def _record_of(self, step: int) -> StepRecord:
         return next(record for record in self._records if record.before.step + 1 == step)

@@ -18,6 +18,8 @@ class Plan:
         gradient_accumulation_steps: micro-batches in one step, counted across passes.
         schedule: "constant", "cosine" or "linear".
         warmup_steps: of the learning rate.
+        warmup_epochs: the same in passes over the data, whole or not; None where it is given in steps.
+        min_lr_ratio: share of the learning rate at which linear and cosine end.
         log_every: steps between logs, and between checks for numbers that are not finite.
         validate_every: steps between validations; None validates at the end only.
         save_every: steps between checkpoints; None saves the best and the last only.
@@ -29,6 +31,8 @@ class Plan:
     gradient_accumulation_steps: int = 1
     schedule: str = "constant"
     warmup_steps: int = 0
+    warmup_epochs: float | None = None
+    min_lr_ratio: float = 0.0
     log_every: int = 10
     validate_every: int | None = None
     save_every: int | None = None
@@ -50,6 +54,13 @@ class Plan:
         epochs = self.total_steps * self.gradient_accumulation_steps / self.num_micro_batches
         return epochs if self.num_epochs is None else min(epochs, float(self.num_epochs))
 
+    @property
+    def total_warmup_steps(self) -> int:
+        """Optimiser steps of the warm-up; of passes to the nearest whole step."""
+        if self.warmup_epochs is None:
+            return self.warmup_steps
+        return round(self.warmup_epochs * self.num_micro_batches / self.gradient_accumulation_steps)
+
     def ends_before(self, position: Position) -> bool:
         """Whether the run ends before a micro-batch, because its passes are over."""
         return self.num_epochs is not None and position.pass_number >= self.num_epochs
@@ -63,7 +74,11 @@ class Plan:
     def learning_rate_factor(self, step: int) -> float:
         """See `learning_rate_factor`."""
         return learning_rate_factor(
-            step, schedule=self.schedule, warmup_steps=self.warmup_steps, max_steps=self.total_steps
+            step,
+            schedule=self.schedule,
+            warmup_steps=self.total_warmup_steps,
+            max_steps=self.total_steps,
+            min_ratio=self.min_lr_ratio,
         )
 
 

@@ -103,6 +103,8 @@ class TrainResult:
         checkpoint: the checkpoint of the last step, None if no step was taken.
         losses: the last logged scalars whose title is "loss", and the last validation's.
         failures: callbacks and validations that failed and were skipped, one line each.
+        changes: what was not the same when the run was resumed with `trainer.resume_changed=allow`.
+        num_spikes: logs with a step whose loss or gradient was far above what was usual.
         received_signal: the signal that ended the run.
     """
 
@@ -113,6 +115,8 @@ class TrainResult:
     checkpoint: Path | None
     losses: dict[str, float]
     failures: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    num_spikes: int = 0
     received_signal: int | None = None
 
     @property

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from accelerate import Accelerator
@@ -20,17 +21,20 @@ from src.data.order import Position
 from src.loggers.protocol import Logger
 from src.training.accelerator import Agreement
 from src.training.checkpoint import Checkpointer
+from src.training.evaluation_weights import make_evaluation_weights
 from src.training.must_match import Scalar
 from src.training.objective import Objective
 from src.training.observers import Observers, describe
 from src.training.optimizer_step import OptimizerStep, Share
-from src.training.optimizers import ParameterGroup, parameter_names, set_learning_rates
+from src.training.optimizers import ParameterGroup, estimated_rates, parameter_names, set_learning_rates
+from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan, is_due
 from src.training.running_means import RunningMeans
 from src.training.saving import Saver
 from src.training.sharding import prepare, whole
 from src.training.signals import StopSignals
 from src.training.snapshot import Snapshot
+from src.training.spikes import SpikeWatch, report_spikes
 from src.training.state import TrainResult, TrainState
 from src.training.stopwatch import Stopwatch
 from src.training.validation import Validator
@@ -57,13 +61,20 @@ class Trainer:
         validator: None to validate never.
         checkpointer: where checkpoints go.
         callbacks: observers.
-        logger: handed to callbacks; the loop itself logs nothing to it.
+        logger: handed to callbacks; of the loop itself only memory goes there.
         output_dir: the run folder, handed to callbacks.
         seed: of the run.
         must_match: what a checkpoint must agree in to be continued.
         max_grad_norm: None for no clipping.
         prior_loss_weight: of the class images' loss; None where batches have none.
+        ema_decay: of the moving average of the weights that is judged and handed over; None for none.
         resume: see `resolve`.
+        configured: the run's configuration without secrets, kept in its checkpoints for comparison.
+        allow_resume_changes: continue a checkpoint that does not agree in `must_match`, where that can be.
+        save_every_minutes: minutes between checkpoints, beside the plan's steps.
+        wait_for_space: on a full disk wait; else end the run with an error.
+        spike_factor: how many times their recent level loss and gradient norm are reported as spikes.
+        memory: reports memory at the end of each phase.
     """
 
     def __init__(
@@ -89,6 +100,13 @@ class Trainer:
         max_grad_norm: float | None,
         resume: str,
         prior_loss_weight: float | None = None,
+        ema_decay: float | None = None,
+        configured: Mapping[str, Any] = MappingProxyType({}),
+        allow_resume_changes: bool = False,
+        save_every_minutes: float | None = None,
+        wait_for_space: bool = False,
+        spike_factor: float | None = None,
+        memory: PhaseMemory | None = None,
     ) -> None:
         self._plan = plan
         self._accelerator = accelerator
@@ -102,6 +120,7 @@ class Trainer:
         self._seed = seed
         self._resume = resume
         wrapped_denoiser, wrapped_optimizer = prepare(accelerator, denoiser, optimizer)
+        self._evaluation = make_evaluation_weights(groups, optimizer=optimizer, ema_decay=ema_decay)
         self._optimizer_step = OptimizerStep(
             accelerator=accelerator,
             denoiser=wrapped_denoiser,
@@ -111,31 +130,54 @@ class Trainer:
             max_grad_norm=max_grad_norm,
             seed=seed,
             num_records=plan.log_every,
+            evaluation=self._evaluation,
             prior_loss_weight=prior_loss_weight,
         )
         self._means = RunningMeans(self._optimizer_step.scalar_names, accelerator.device)
+        self._spikes = SpikeWatch(spike_factor, ["loss/train", "grad_norm/total"])
         self._agreement = Agreement(accelerator)
-        snapshot = Snapshot(
+        self._snapshot = Snapshot(
             trainable_state=trainable_state,
             load_trainable_state=load_trainable_state,
             optimizer=optimizer,
             names=parameter_names(groups),
+            evaluation=self._evaluation,
             accelerator=accelerator,
             means=self._means,
+            spikes=self._spikes,
             must_match=must_match,
+            allow_changes=allow_resume_changes,
+            configured=configured,
+            num_micro_batches=plan.num_micro_batches,
         )
-        self._saver = Saver(checkpointer, snapshot, accelerator=accelerator, agreement=self._agreement)
         self._signals = StopSignals()
+        self._saver = Saver(
+            checkpointer,
+            self._snapshot,
+            accelerator=accelerator,
+            agreement=self._agreement,
+            signals=self._signals,
+            every_minutes=save_every_minutes,
+            wait_for_space=wait_for_space,
+        )
         is_main = accelerator.is_main_process
         seen_by = [callback for callback in callbacks if is_main or callback.on_every_rank]
-        self._observers = Observers(seen_by, module=denoiser, seed=seed)
+        self._observers = Observers(seen_by, module=denoiser, seed=seed, evaluation=self._evaluation)
         self._stopwatch = Stopwatch()
+        if memory is None:
+            memory = PhaseMemory(output_dir, accelerator.device, is_main=False)
+        self._memory = memory
         self._state = TrainState()
         self._start_step = 0
         self._is_restored = False
         self._requested_stop: str | None = None
         self._losses: dict[str, float] = {}
         self._validated_step: int | None = None
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What was not the same when the run was resumed; see `Snapshot`."""
+        return tuple(self._snapshot.changes)
 
     def restore(self) -> None:
         """Checks the disk and loads the checkpoint to resume from, so that a run that cannot be continued is
@@ -159,7 +201,8 @@ class Trainer:
                 self._begin()
                 reason = self._loop()
                 return self._end(reason)
-            except Exception as error:
+            except BaseException as error:
+                # Also an exit or an interrupt that some library raises: what was trained is not its to lose.
                 self._rescue(error)
                 raise
 
@@ -217,7 +260,7 @@ class Trainer:
         if is_end or is_due(step, self._plan.log_every):
             self._log_scalars(rates)
         is_best = (is_end or is_due(step, self._plan.validate_every)) and self._validate()
-        if is_best or is_end or is_due(step, self._plan.save_every):
+        if is_best or is_end or is_due(step, self._plan.save_every) or self._saver.is_time():
             self._save(num_reserved=1 if is_end else 2)
 
     def _end(self, reason: str) -> TrainResult:
@@ -239,6 +282,8 @@ class Trainer:
             checkpoint=self._saver.path(self._state.step) if self._state.step > 0 else None,
             losses=dict(self._losses),
             failures=tuple(self._observers.failures),
+            changes=self.changes,
+            num_spikes=self._spikes.count,
             received_signal=self._signals.received if is_interrupted else None,
         )
         _log.info("Stopped after step %d: %s.", result.step, reason)
@@ -247,17 +292,23 @@ class Trainer:
 
     def _log_scalars(self, rates: Mapping[str, float]) -> None:
         self._optimizer_step.check()
-        means, num_not_finite = self._means.read()
+        means, num_not_finite, worst = self._means.read()
         scalars = {
             **means,
             **{f"lr/{name}": rate for name, rate in rates.items()},
+            **estimated_rates(self._optimizer),
             **self._stopwatch.read(),
         }
         if self._accelerator.scaler is not None:
             # The scaler does not tell on which steps it skipped, but those are the ones without a norm.
             scalars["gradient_scaling/skipped_steps"] = float(num_not_finite["grad_norm/total"])
+        if self._spikes.factor is not None:
+            spikes = self._spikes.look(means, worst, last_step=self._state.step)
+            report_spikes(spikes, agreement=self._agreement, samples_of=self._optimizer_step.samples_of)
+            scalars["spikes/count"] = float(self._spikes.count)
         self._means.reset()
         self._losses.update({name: means[name] for name in means if name.startswith("loss/")})
+        self._memory.report("train", step=self._state.step)
         self._observe("on_log", scalars)
 
     def _validate(self) -> bool:
@@ -267,9 +318,9 @@ class Trainer:
         self._optimizer_step.check()
         step, failure, tables, started = self._state.step, None, [], time.monotonic()
         self._validated_step = step
-        with self._stopwatch.paused():
+        with self._stopwatch.paused(), self._memory.phase("validate", step=step):
             try:
-                with whole(self._denoiser):
+                with whole(self._denoiser), self._evaluation.applied():
                     tables = self._validator.measure()
             except Exception as error:
                 failure = error
@@ -288,12 +339,12 @@ class Trainer:
 
     def _save(self, *, num_reserved: int) -> None:
         self._optimizer_step.check()
-        with self._stopwatch.paused():
+        with self._stopwatch.paused(), self._memory.phase("save", step=self._state.step):
             self._saver.save(self._state, num_reserved=num_reserved)
         best, step = self._state.best, self._state.step
         self._observe("on_checkpoint", self._saver.path(step), best is not None and best.step == step)
 
-    def _rescue(self, error: Exception) -> None:
+    def _rescue(self, error: BaseException) -> None:
         """Saves the last good state after an error, and tells the callbacks."""
         try:
             last_good = self._optimizer_step.last_good()

@@ -1,6 +1,7 @@
 """Runs of one name, and ends that nobody asked for."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -54,6 +55,19 @@ def test_a_run_that_cannot_be_continued_keeps_its_records(trained: Place, overri
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changed == (appended if "does not fit" in part else set())
     assert trained.run("inference", "adapter.weights=2").code == 0
+
+
+def test_a_change_that_is_allowed_is_shown_and_marked(trained: Place) -> None:
+    line = ("trainer.resume=auto", "trainer.max_steps=3", "trainer.seed=5", "trainer.resume_changed=allow")
+    assert_refused(trained.run("train", *line, "adapter.rank=3"), "adapter.rank", "does not cover")
+    done = trained.run("train", *line)
+    assert done.code == 0, done.err
+    assert "since step_00000002:\n  trainer.max_steps: 2 -> 3\n  trainer.seed: 0 -> 5\n" in done.out
+    mark = "step 2: trainer.seed 0 -> 5"
+    assert f"Resumed with another value: {mark}" in done.out
+    for name in ("lineage.json", "result.json"):
+        kept = json.loads((trained.out / "train/mine" / name).read_text())
+        assert kept["resumed_with_changes"] == [mark]
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
 """Every configuration that ships passes all gates."""
 
+import dataclasses
+
 import pytest
 from hydra import compose, initialize_config_dir
 
 from src.config.build import PROJECT_ROOT, check_config, register
+from src.errors import UserError
+from src.run.build_trainer import check_optimizer
 
 CONF = PROJECT_ROOT / "conf"
 
@@ -124,3 +128,44 @@ def test_the_article_before_the_class_word_is_the_right_one():
     assert dataset.prompts[0] == "a photo of an umbrella on a wooden table"
     # Where no file sets it, the word is "object".
     assert checked("train", "dataset=coco").dataset.class_images.prompt == "a photo of an object"
+
+
+def test_the_warm_up_is_in_steps_or_in_passes():
+    def warm_up(*overrides):
+        optimizer = checked("train", *overrides).optimizer
+        return (optimizer.warmup_steps, optimizer.warmup_epochs)
+
+    assert warm_up() == (20, None), "the pocket's"
+    assert warm_up("optimizer.warmup_epochs=0.5") == (None, 0.5)
+    assert warm_up("optimizer.warmup_steps=7") == (7, None)
+    with pytest.raises(UserError, match="are both set"):
+        checked("train", "optimizer.warmup_epochs=1", "optimizer.warmup_steps=7")
+
+
+@pytest.mark.parametrize("option", options("optimizer"))
+def test_the_settings_of_every_optimiser_are_its_own(option):
+    """They pass the optimiser's own checks, and a wrong one does not."""
+    config = checked("train", f"optimizer={option}").optimizer
+    check_optimizer(config)
+    wrong = {
+        **config.algorithm,
+        **(
+            {"clip_threshold": 1.0, "relative_step": True} if option == "adafactor" else {"betas": [2.0, 0.9]}
+        ),
+    }
+    if option == "schedule_free":  # it checks nothing
+        return
+    with pytest.raises(UserError, match=r"optimizer\.algorithm \("):
+        check_optimizer(dataclasses.replace(config, algorithm=wrong))
+
+
+def test_two_averages_are_refused():
+    with pytest.raises(UserError, match=r"Set trainer\.ema_decay=null"):
+        checked("train", "optimizer=schedule_free", "trainer.ema_decay=0.9")
+
+
+def test_a_rate_for_what_is_frozen_is_refused():
+    with pytest.raises(UserError, match=r"Set adapter\.text_encoder_2=lora"):
+        checked("train", "model=sdxl", "optimizer.lr_text_encoder_2=1e-5")
+    both = ("model=sdxl", "adapter.text_encoder_2=lora", "optimizer.lr_text_encoder_2=1e-5")
+    assert checked("train", *both).optimizer.lr_text_encoder_2 == 1e-5

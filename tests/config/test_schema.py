@@ -2,9 +2,13 @@ import pytest
 
 from src.config.adapter_schema import AdapterConfig
 from src.config.dataset_schema import BucketsConfig, DatasetConfig
+from src.config.optimizer_schema import OptimizerConfig
 from src.config.schema import AdapterSourceConfig, InferenceConfig, ModelConfig, RunConfig
 from src.config.trainer_schema import TrainerConfig
 from src.errors import UserError
+
+_PRODIGY = {"_target_": "prodigyopt.Prodigy"}
+_SCHEDULE_FREE = {"_target_": "schedulefree.AdamWScheduleFree"}
 
 
 @pytest.mark.parametrize(
@@ -15,6 +19,18 @@ from src.errors import UserError
         (lambda: TrainerConfig(max_steps=1, batch_size=-2), "trainer.batch_size"),
         (lambda: TrainerConfig(max_steps=1, mixed_precision="fp8"), "trainer.mixed_precision"),
         (lambda: TrainerConfig(max_steps=1, caption_dropout=1.5), "trainer.caption_dropout"),
+        (lambda: TrainerConfig(max_steps=1, ema_decay=1.0), "trainer.ema_decay=1.0 must lie between"),
+        (lambda: OptimizerConfig(lr_text_encoder_2=0.0), "optimizer.lr_text_encoder_2=0.0"),
+        (lambda: OptimizerConfig(warmup_steps=3, warmup_epochs=1.0), "are both set"),
+        (lambda: OptimizerConfig(warmup_steps=None, warmup_epochs=-1.0), "optimizer.warmup_epochs=-1.0"),
+        (lambda: OptimizerConfig(schedule="cosine", min_lr_ratio=1.5), "optimizer.min_lr_ratio=1.5"),
+        (lambda: OptimizerConfig(min_lr_ratio=0.1), "no effect with optimizer.schedule=constant"),
+        (lambda: OptimizerConfig(algorithm=_SCHEDULE_FREE, schedule="cosine"), "optimizer.schedule=constant"),
+        (lambda: OptimizerConfig(algorithm=_PRODIGY, lr=1e-4), "Set optimizer.lr=1"),
+        (
+            lambda: OptimizerConfig(algorithm=_PRODIGY, lr=1.0, lr_text_encoder=0.5),
+            "Set optimizer.lr_text_encoder=null",
+        ),
         (lambda: AdapterConfig(rank=0), "adapter.rank=0"),
         (lambda: ModelConfig(max_prompt_chunks=1), "model.max_prompt_chunks=1 must be at least 2"),
         (lambda: AdapterConfig(unet="frozen"), "nothing to train"),
@@ -39,6 +55,10 @@ from src.errors import UserError
 def test_values_out_of_range_are_refused_by_name(build, message):
     with pytest.raises(UserError, match=message):
         build()
+
+
+def test_one_rate_for_all_is_prodigys_own():
+    assert OptimizerConfig(algorithm=_PRODIGY, lr=1.0, lr_text_encoder=1.0).lr == 1.0
 
 
 def test_one_prompt_is_a_list_of_one():

@@ -1,6 +1,7 @@
 """The third gate, on the real allow-list and the real signatures."""
 
 import copy
+import sys
 
 import pytest
 
@@ -45,6 +46,8 @@ def test_the_shipped_blocks_pass():
         ("dataset.reader.path", "/etc", "set by the program"),
         ("optimizer.algorithm.weight_decy", 0.1, "Did you mean optimizer.algorithm.weight_decay"),
         ("optimizer.algorithm.lr", 0.1, "set by the program"),
+        ("optimizer.algorithm.warmup_steps", 3, "set by the program"),
+        ("optimizer.algorithm._target_", "schedulefree.SGDScheduleFree", "is not allowed"),
         ("logger.tensorboard.flush", 1, "logger.tensorboard.flush"),
         ("trainer.hook", {"_target_": "os.system"}, "trainer.hook: a _target_ is not allowed here"),
         ("optimizer.algorithm.betas", [{"_target_": "os.system"}], "not allowed here"),
@@ -53,6 +56,27 @@ def test_the_shipped_blocks_pass():
 def test_anything_else_is_refused_before_it_is_built(key, value, message):
     with pytest.raises(UserError, match=message):
         check_blocks(with_value(key, value), import_external=True)
+
+
+def test_the_warm_up_is_the_schedules_alone():
+    block = {"_target_": "schedulefree.AdamWScheduleFree", "warmup_steps": 3}
+    with pytest.raises(UserError, match=r"optimizer\.algorithm\.warmup_steps is set by the program"):
+        check_blocks(with_value("optimizer.algorithm", block), import_external=True)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        resolve,
+        lambda slot, block: check_blocks(GOOD | {"optimizer": {"algorithm": block}}, import_external=True),
+    ],
+)
+def test_a_package_that_is_not_installed_is_one_line_with_the_remedy(monkeypatch, gate):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.delitem(sys.modules, "bitsandbytes.optim", raising=False)
+    _signature.cache_clear()
+    with pytest.raises(UserError, match=r"needs the package bitsandbytes.*DARKROOM_EXTRAS=1"):
+        gate("optimizer.algorithm", {"_target_": "bitsandbytes.optim.AdamW8bit"})
 
 
 def test_building_checks_again():

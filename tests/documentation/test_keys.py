@@ -34,7 +34,7 @@ def leaves(config: dict, prefix: str = "") -> dict[str, object]:
 def known_keys() -> frozenset[str]:
     """All keys of all options."""
     compositions = [composed("inference"), composed("train", "logger=[clearml,tensorboard,wandb]")]
-    for group in ("dataset", "metrics", "model", "adapter", "captioner", "accelerate"):
+    for group in ("dataset", "metrics", "model", "adapter", "optimizer", "captioner", "accelerate"):
         options = {file.stem for file in (CONFIG_DIR / group).glob("*.yaml")} - {"from_adapter"}
         compositions += [composed("train", f"{group}={option}") for option in sorted(options)]
     return frozenset(key for config in compositions for key in leaves(config))

@@ -55,6 +55,8 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None, lineage=N
         "trainer.min_snr_gamma=null",
         "trainer.prior_loss_weight=1",
         "trainer.max_grad_norm=2",
+        "trainer.ema_decay=0.99",
+        "optimizer=prodigy",
         "trainer.mixed_precision=bf16",
         "optimizer.algorithm.weight_decay=0.1",
     ],
@@ -136,6 +138,7 @@ def test_other_rules_of_buckets_are_another_agreement():
 
 
 def test_what_may_change():
+    assert agreement("optimizer.warmup_epochs=1", "optimizer.min_lr_ratio=0.1") == agreement()
     assert agreement("optimizer.lr=1e-3", "trainer.max_steps=9", "trainer.num_workers=2") == agreement()
     two_processes = agreement("trainer.batch_size=2", num_processes=2)
     assert two_processes == agreement("trainer.batch_size=4")

@@ -26,8 +26,15 @@ def test_each_component_has_its_rate() -> None:
     assert set_learning_rates(optimizer, 1.0) == expected
     assert set_learning_rates(optimizer, 0.5) == {name: rate / 2 for name, rate in expected.items()}
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    settings["lr_text_encoder_2"] = 0.125
+    optimizer = make_optimizer(groups, algorithm=torch.optim.AdamW, **settings)
+    assert set_learning_rates(optimizer, 1.0) == expected | {"text_encoder_2_lora": 0.125}
     alone = make_optimizer(groups, algorithm=torch.optim.AdamW, lr=1.0)
     assert set(set_learning_rates(alone, 1.0).values()) == {1.0}
+    second = make_optimizer(groups, algorithm=torch.optim.AdamW, lr=1.0, lr_text_encoder_2=0.5)
+    assert {name for name, rate in set_learning_rates(second, 1.0).items() if rate != 1.0} == {
+        "text_encoder_2_lora"
+    }
 
 
 def test_fused_where_there_is_such_a_thing() -> None:

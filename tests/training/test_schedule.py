@@ -25,6 +25,29 @@ def test_curves() -> None:
     assert _curve("cosine", 2, 6) == pytest.approx(expected, rel=1e-12)
 
 
+def test_curves_with_a_floor() -> None:
+    shares = [k / 4 for k in range(4)]
+    linear = [0.5, 1.0, *(0.2 + 0.8 * (1 - p) for p in shares)]
+    cosine = [0.5, 1.0, *(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * p)) for p in shares)]
+    for schedule, expected in (("linear", linear), ("cosine", cosine)):
+        seen = [
+            learning_rate_factor(step, schedule=schedule, warmup_steps=2, max_steps=6, min_ratio=0.2)
+            for step in range(6)
+        ]
+        assert seen == pytest.approx(expected, rel=1e-12)
+    beyond = learning_rate_factor(9, schedule="cosine", warmup_steps=0, max_steps=5, min_ratio=0.2)
+    assert beyond == pytest.approx(0.2)
+
+
+def test_a_warm_up_in_passes() -> None:
+    """4 micro-batches a pass, 3 a step: half a pass is 2/3 of a step, 2.25 passes are 3 steps."""
+    for epochs, steps in ((0.0, 0), (0.5, 1), (2.25, 3), (0.1, 0)):
+        plan = _plan(num_epochs=9, gradient_accumulation_steps=3, warmup_epochs=epochs)
+        assert plan.total_warmup_steps == steps
+    plan = _plan(max_steps=9, warmup_epochs=0.75)
+    assert [plan.learning_rate_factor(step) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
+
+
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("warmup_steps", [0, 5, 50])
 def test_no_step_is_lost_at_rate_zero(schedule, warmup_steps) -> None:

@@ -1,6 +1,7 @@
 """The loop with both real architectures in miniature: LoRA, text LoRA and token embedding, also resumed."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from src.training.objective import Objective
 from src.training.optimizers import make_optimizer
 from src.training.plan import Plan
 from src.training.trainer import Trainer
+from tests.training.shipped_optimizers import CASES, shipped
 from tests.training.test_resume import KillAt, Losses
 from tests.training.tiny import make_images, same
 
@@ -29,7 +31,18 @@ class Run:
     trainer: Trainer
 
 
-def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Run:
+def _make(
+    pocket: Path,
+    folder: Path,
+    callbacks,
+    *,
+    resume: str = "never",
+    algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    lr: float = 1e-2,
+    ema_decay: float | None = None,
+    max_steps: int = 4,
+    caption: str | None = None,
+) -> Run:
     model = load_model(str(pocket))
     settings = AdapterSettings(
         text_encoder="lora",
@@ -42,6 +55,8 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
     )
     groups = attach(model, settings, seed=0)
     records = make_images(folder.parent / "images", 5)
+    if caption is not None:
+        records = [replace(record, caption=caption) for record in records]
     dataset = EncodedDataset(
         records,
         hashes={record.id: record.id for record in records},
@@ -53,7 +68,9 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
     logger.start()
     trainer = Trainer(
         plan=Plan(
-            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2), max_steps=4, log_every=1
+            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2),
+            max_steps=max_steps,
+            log_every=1,
         ),
         accelerator=make_accelerator(device="cpu"),
         model=model,
@@ -61,7 +78,7 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
         groups=groups,
         trainable_state=lambda: trainable_state(model),
         load_trainable_state=lambda state: load_trainable_state(model, state),
-        optimizer=make_optimizer(groups, algorithm=torch.optim.AdamW, lr=1e-2),
+        optimizer=make_optimizer(groups, algorithm=algorithm, lr=lr),
         objective=Objective(
             prediction_type=model.prediction_type,
             alphas_cumprod=model.alphas_cumprod,
@@ -79,6 +96,7 @@ def _make(pocket: Path, folder: Path, callbacks, *, resume: str = "never") -> Ru
         must_match={"base": model.base_hash},
         max_grad_norm=1.0,
         resume=resume,
+        ema_decay=ema_decay,
     )
     return Run(model, trainer)
 
@@ -104,6 +122,36 @@ def test_trains_what_is_asked_for_and_resumes_exactly(pocket, tmp_path) -> None:
     assert resumed.trainer.fit().step == 4
     assert same(trainable_state(unbroken.model), trainable_state(resumed.model))
     assert resumed_losses.logged == losses.logged
+
+
+# As below, of steps 2 and 3: the first loss is that of the untrained adapter.
+_GOLDEN_OF_OPTIMISERS = {
+    "adafactor": [1.011818, 1.032856, 0.06713570],
+    "adamw_8bit": [1.011522, 1.033259, 0.06344286],
+    "ema": [1.011521, 1.033259, 0.06344287],
+    "prodigy": [1.016737, 1.038759, 0.05987319],
+    "schedule_free": [1.011522, 1.034249, 0.06549706],
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "adamw"])
+def test_every_optimiser_moves_all_of_an_adapter_and_nothing_else(pocket_sd15, tmp_path, case) -> None:
+    """A LoRA's second matrix starts at zero: what scales a step by the size of the weights does not move it."""
+    settings = {
+        name: value for name, value in shipped(case).items() if name in ("algorithm", "lr", "ema_decay")
+    }
+    losses = Losses()
+    run = _make(pocket_sd15, tmp_path / "run", [losses], max_steps=3, caption="a photo of sksToy", **settings)
+    before = {name: p.detach().clone() for name, p in run.model.denoiser.named_parameters()}
+    run.trainer.fit()
+    after = dict(run.model.denoiser.named_parameters())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == set(trainable_state(run.model))
+    if case == "adafactor":
+        second = next(parameter for name, parameter in after.items() if ".lora_B." in name)
+        assert second.abs().max() > 1e-2, "three steps of a rate of 0.01 each"
+    seen = [losses.logged[step]["loss/train"] for step in (2, 3)] + [losses.logged[3]["grad_norm/total"]]
+    assert seen == pytest.approx(_GOLDEN_OF_OPTIMISERS[case], rel=1e-4), seen
 
 
 # Losses of steps 1 to 4 and the gradient norm of the last. They change when the arithmetic of training, the

@@ -25,6 +25,7 @@ from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
 from src.training.optimizers import make_optimizer
+from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan
 from src.training.sharding import shard
 from src.training.trainer import Trainer
@@ -157,6 +158,7 @@ class Tiny:
     dropout: float = 0.2
     lr: float = 1e-2
     schedule: str = "cosine"
+    ema_decay: float | None = None
     log_every: int = 3
     validate_every: int | None = None
     save_every: int | None = None
@@ -166,11 +168,21 @@ class Tiny:
     callbacks: Sequence[Callback] = ()
     must_match: Mapping[str, Any] = field(default_factory=dict)
     algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    one_lr: bool = False
+    warmup_steps: int = 2
+    warmup_epochs: float | None = None
+    min_lr_ratio: float = 0.0
     accelerator: Accelerator | None = None
     max_grad_norm: float | None = 1.0
     class_records: list[Record] = field(default_factory=list)
     prior_loss_weight: float | None = None
     sharded: bool = False
+    configured: Mapping[str, Any] = field(default_factory=dict)
+    allow_resume_changes: bool = False
+    save_every_minutes: float | None = None
+    wait_for_space: bool = False
+    spike_factor: float | None = None
+    memory: PhaseMemory | None = None
     denoiser: TinyDenoiser = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
 
@@ -190,9 +202,8 @@ class Tiny:
         if self.sharded:
             blocks = [self.denoiser.condition, self.denoiser.text]
             groups = shard(self.denoiser, blocks, groups, accelerator=accelerator)
-        self.optimizer = make_optimizer(
-            groups, algorithm=self.algorithm, lr=self.lr, lr_text_encoder=self.lr / 10, lr_token_embedding=0.1
-        )
+        rates = {} if self.one_lr else {"lr_text_encoder": self.lr / 10, "lr_token_embedding": 0.1}
+        self.optimizer = make_optimizer(groups, algorithm=self.algorithm, lr=self.lr, **rates)
         dataset = make_dataset(self.records, text=self.text, buckets=self.buckets)
         class_images = make_dataset(self.class_records, text=self.text) if self.class_records else None
 
@@ -221,7 +232,9 @@ class Tiny:
                 num_epochs=self.num_epochs,
                 gradient_accumulation_steps=self.accumulation,
                 schedule=self.schedule,
-                warmup_steps=2,
+                warmup_steps=self.warmup_steps,
+                warmup_epochs=self.warmup_epochs,
+                min_lr_ratio=self.min_lr_ratio,
                 log_every=self.log_every,
                 validate_every=self.validate_every,
                 save_every=self.save_every,
@@ -251,6 +264,13 @@ class Tiny:
             max_grad_norm=self.max_grad_norm,
             resume=self.resume,
             prior_loss_weight=self.prior_loss_weight,
+            ema_decay=self.ema_decay,
+            configured=self.configured,
+            allow_resume_changes=self.allow_resume_changes,
+            save_every_minutes=self.save_every_minutes,
+            wait_for_space=self.wait_for_space,
+            spike_factor=self.spike_factor,
+            memory=self.memory,
         )
 
     def validator(self, accelerator: Accelerator, **overrides: Any) -> Validator:
