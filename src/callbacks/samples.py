@@ -27,6 +27,7 @@ from src.metrics.evaluate import (
 )
 from src.metrics.features import ClipExtractor, ImageFeatureExtractor
 from src.models.adapters import adapter_disabled
+from src.models.base import is_own_weight
 from src.models.schedulers import require_scheduler
 from src.randomness import address_seed
 from src.training.state import TrainResult
@@ -94,6 +95,7 @@ class SampleImages(Callback):
             raise UserError("dataset.prompts must hold at least one prompt, and none twice.")
         size = (width or resolution[0], height or resolution[1])
         require_size(*size)
+        self._asked_size = (width, height)
         require_scheduler("callbacks.samples.scheduler", scheduler)
         self._every = every
         self._prompts = list(prompts)
@@ -121,6 +123,29 @@ class SampleImages(Callback):
         self._scores: list[Score] = []
 
     on_every_rank = True
+
+    @property
+    def batch_size(self) -> int:
+        """Images at a time."""
+        return int(self._settings["batch_size"])
+
+    def rehearse(self, model: Any, *, resolution: tuple[int, int], batch_size: int) -> None:
+        """Draws one full batch in two denoising steps, for what it needs of memory, and keeps nothing of it.
+
+        Args:
+            model: the diffusion model.
+            resolution: (width, height) of training, where no other size was asked for.
+            batch_size: images at a time.
+        """
+        width, height = self._asked_size
+        size = {"width": width or resolution[0], "height": height or resolution[1]}
+        settings = {**self._settings, **size, "batch_size": batch_size, "num_steps": 2}
+        # Longer prompts take more memory: those of the most chunks.
+        negative = settings["negative_prompt"]
+        prompts = sorted(self._prompts, key=lambda prompt: -model.chunks_of(prompt, negative))
+        del settings["batch_size"]
+        planned = plan_images(prompts=prompts, **settings)[:batch_size]
+        generate_planned(model, planned, batch_size=batch_size)
 
     def needs_guard(self, hook: str, step: int) -> bool:
         """Not at the end of a step after which no samples are due."""
@@ -298,7 +323,7 @@ class SampleImages(Callback):
 
 def _trains_base_weights(model: Any) -> bool:
     trained = [name for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad]
-    return any(".lora_" not in name and not name.endswith("token_embedding.row") for name in trained)
+    return any(is_own_weight(name) for name in trained)
 
 
 def _pick(photos: Sequence[Path], captions: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -14,7 +14,7 @@ from src.config.checks import (
     require_between,
     require_colour,
 )
-from src.config.choices import CACHE_PRECISIONS, SAMPLERS
+from src.config.choices import CACHE_PRECISIONS, MASKS, SAMPLERS
 from src.errors import UserError
 from src.words import article, has_word
 
@@ -85,6 +85,7 @@ class DatasetConfig:
     flip: bool = False
     num_variants: int = 1
     background: str = "white"
+    masks: str = "none"
     cache: bool = True
     cache_precision: str = "fp32"
     class_images: ClassImagesConfig = field(default_factory=ClassImagesConfig)
@@ -107,6 +108,7 @@ class DatasetConfig:
             parse_size("dataset.resolution", self.resolution)
         require_between("dataset.validation_fraction", self.validation_fraction, 0.01, 0.9)
         require_colour("dataset.background", self.background)
+        require_choice("dataset.masks", self.masks, MASKS)
         require_choice("dataset.near_duplicates", self.near_duplicates, ("auto", "always", "never"))
         require_choice("dataset.on_problem", self.on_problem, ("refuse", "skip"))
         require_choice("dataset.crop", self.crop, ("center", "random"))

@@ -21,14 +21,14 @@ from src.config.checks import (
 )
 from src.config.choices import (
     ARCHITECTURES,
+    COMPONENTS,
     DEVICES,
     PRECISIONS,
     SAMPLERS,
-    SHARDED_OPTIMIZERS,
 )
 from src.config.dataset_schema import DatasetConfig
 from src.config.optimizer_schema import OptimizerConfig
-from src.config.trainer_schema import TrainerConfig
+from src.config.trainer_schema import UNMASKED_WEIGHT, TrainerConfig
 from src.errors import UserError
 
 
@@ -139,16 +139,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_choice("command", self.command, ("train", "prepare", "caption", "inspect"))
-        if self.accelerate.is_distributed and self.command != "train":
-            raise UserError(f"-cn {self.command} is one process: accelerate=... is for training.")
-        if self.queue is not None and (self.command != "train" or not self.logger.get("clearml")):
-            raise UserError(
-                f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
-                "clearml among the loggers."
-            )
-        if self.accelerate.is_sharded:
-            self._refuse_with_shards()
-        self.accelerate.require_device("trainer.device", self.trainer.device)
+        self._check_processes()
         if (self.captioner is not None) != (self.command == "caption"):
             raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
         exports = self.dataset.export is not None or self.dataset.push_to_hub is not None
@@ -171,13 +162,54 @@ class TrainConfig:
                 f"optimizer.lr_text_encoder_2={self.optimizer.lr_text_encoder_2}, but the second text "
                 "encoder is frozen. Set adapter.text_encoder_2=lora, or optimizer.lr_text_encoder_2=null."
             )
+        self._check_masks()
         if self.model.path is None:
             raise UserError(
                 "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
             )
+        full = [name for name in COMPONENTS if getattr(self.adapter, name) == "full"]
+        if self.trainer.base_precision != "auto" and full:
+            raise UserError(
+                f"trainer.base_precision={self.trainer.base_precision} keeps the UNet in 8 bits, but with "
+                f"adapter.{full[0]}=full a whole model is trained and saved. Set "
+                f"trainer.base_precision=auto, or adapter.{full[0]}=lora."
+            )
         if self.adapter.token_embedding == "train" and not self.dataset.placeholder:
             raise UserError(
                 "adapter.token_embedding=train needs dataset.placeholder, the word that is trained."
+            )
+        placeholder = self.dataset.placeholder or ""
+        if self.adapter.num_token_vectors > 1 and placeholder != placeholder.lower():
+            # Its tokenizer writes small letters, and diffusers looks for the word as it was added.
+            raise UserError(
+                f"adapter.num_token_vectors={self.adapter.num_token_vectors} needs a placeholder in small "
+                f"letters: diffusers would use the first vector of {placeholder} alone. Set "
+                f"dataset.placeholder={placeholder.lower()}."
+            )
+
+    def _check_processes(self) -> None:
+        if self.accelerate.is_distributed and self.command != "train":
+            raise UserError(f"-cn {self.command} is one process: accelerate=... is for training.")
+        if self.queue is not None and (self.command != "train" or not self.logger.get("clearml")):
+            raise UserError(
+                f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
+                "clearml among the loggers."
+            )
+        if self.accelerate.is_sharded:
+            self._refuse_with_shards()
+        self.accelerate.require_device("trainer.device", self.trainer.device)
+
+    def _check_masks(self) -> None:
+        weight, has_masks = self.trainer.unmasked_weight, self.dataset.masks != "none"
+        if has_masks and weight == 1:
+            raise UserError(
+                f"dataset.masks={self.dataset.masks} changes nothing with trainer.unmasked_weight=1. "
+                "Lower it, or set dataset.masks=none."
+            )
+        if not has_masks and weight != UNMASKED_WEIGHT:
+            raise UserError(
+                f"trainer.unmasked_weight={weight} is not used without masks. Take it away, or set "
+                "dataset.masks=files or alpha."
             )
 
     def _refuse_with_shards(self) -> None:
@@ -189,17 +221,17 @@ class TrainConfig:
                 "accelerate.distributed_type=FSDP is for full fine-tuning of the UNet alone: adapter=full "
                 "adapter.token_embedding=frozen. LoRA needs no shards: accelerate=multi_gpu is faster."
             )
+        if self.optimizer.class_name != "AdamW" or self.trainer.ema_decay is not None:
+            raise UserError(
+                "accelerate.distributed_type=FSDP goes with optimizer=adamw and trainer.ema_decay=null only: "
+                "other optimisers and averages were not tried on shards."
+            )
         if self.trainer.mixed_precision == "fp16":
             raise UserError("accelerate.distributed_type=FSDP does not go with trainer.mixed_precision=fp16.")
-        if self.trainer.ema_decay is not None:
+        if self.trainer.memory_preflight:
             raise UserError(
-                "accelerate.distributed_type=FSDP does not go with trainer.ema_decay, whose average is whole."
-            )
-        algorithm = (self.optimizer.algorithm or {}).get("_target_")
-        if algorithm not in SHARDED_OPTIMIZERS:
-            raise UserError(
-                f"optimizer.algorithm._target_={algorithm} has no state in shards, as "
-                f"accelerate.distributed_type=FSDP wants it. Use {' or '.join(SHARDED_OPTIMIZERS)}."
+                "trainer.memory_preflight=true measures one process at a time, which shards "
+                "(accelerate.distributed_type=FSDP) do not allow."
             )
 
 

@@ -37,6 +37,7 @@ class Batch:
         crop_top_lefts: (top, left) of the crops in the resized images.
         target_sizes: (height, width) of the crops.
         weights: 1, or 0 for padding.
+        masks: The part of each latent cell that is to be learned, 0 to 1; None without masks.
         class_images: The class images that accompany these samples, for prior preservation.
     """
 
@@ -51,6 +52,7 @@ class Batch:
     crop_top_lefts: Int[Tensor, "b 2"]
     target_sizes: Int[Tensor, "b 2"]
     weights: Float[Tensor, " b"]
+    masks: Float[Tensor, "b h w"] | None = None
     class_images: "Batch | None" = None
 
 
@@ -94,7 +96,15 @@ def assemble(samples: Sequence[Sample]) -> Batch:
         crop_top_lefts=torch.tensor([entry.crop_top_left for entry in entries]),
         target_sizes=torch.tensor([sample.size[::-1] for sample in samples]),
         weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
+        masks=_stack_masks([entry.mask for entry in entries if entry.mask is not None], len(samples)),
     )
+
+
+def _stack_masks(masks: Sequence[Float[Tensor, "h w"]], num_samples: int) -> Float[Tensor, "b h w"] | None:
+    if not masks:
+        return None
+    assert len(masks) == num_samples, "a sample without a mask"
+    return torch.stack(list(masks))
 
 
 def _stack_text(texts: Sequence[TextEntry], num_samples: int) -> TextEmbeddingsTensors | None:
@@ -127,4 +137,5 @@ def pin(batch: Batch) -> Batch:
         crop_top_lefts=batch.crop_top_lefts.pin_memory(),
         target_sizes=batch.target_sizes.pin_memory(),
         weights=batch.weights.pin_memory(),
+        masks=None if batch.masks is None else batch.masks.pin_memory(),
     )

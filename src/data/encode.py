@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from src.data.batches import Batch, Sample, assemble, pin
 from src.data.images import Colour, Variant
 from src.data.latent_cache import LatentCache, LatentEntry
+from src.data.masks import MaskSource
 from src.data.order import Draw
 from src.data.records import Record
-from src.data.samples import SampleReader
+from src.data.samples import Decoded, SampleReader
 from src.data.tensor_store import DTYPES
 from src.data.text_cache import TextCache, TextEntry
 from src.errors import UserError
@@ -51,6 +51,7 @@ class EncodedDataset:
         text_cache: Where embeddings are kept, or None to encode them each time.
         caption_dropout: Share of draws whose caption is replaced by the empty one.
         background: What shows through transparent pixels.
+        masks: What of each image is to be learned, by record id; of all records or none.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class EncodedDataset:
         text_cache: TextCache | None = None,
         caption_dropout: float = 0.0,
         background: Colour = (255, 255, 255),
+        masks: Mapping[str, MaskSource] | None = None,
     ) -> None:
         assert text_cache is None or encode_text is not None, "a text cache needs an encoder"
         self.records = list(records)
@@ -86,6 +88,7 @@ class EncodedDataset:
             caption_dropout=caption_dropout,
             latent_cache=latent_cache,
             text_cache=text_cache,
+            masks=masks,
         )
         self._encode_images = encode_images
         self._encode_text = encode_text
@@ -157,10 +160,10 @@ class EncodedDataset:
 
     def _fill_all(self, images: list[tuple[Record, list[int]]], texts: list[str]) -> Iterator[None]:
         """Encodes and keeps entry after entry."""
-        for (record, numbers), image in self._decoded(images):
+        for (record, numbers), decoded in self._decoded(images):
             for number in numbers:
                 key = self.reader.latent_key(record.id, number)
-                self._encode_latent(key, self.reader.prepare(record.id, number, image), record.id)
+                self._encode_latent(key, self.reader.prepare(record.id, number, decoded), record.id)
                 yield
         for text in texts:
             self._encode_caption(text)
@@ -193,13 +196,13 @@ class EncodedDataset:
 
     def _decoded(
         self, images: list[tuple[Record, list[int]]]
-    ) -> Iterator[tuple[tuple[Record, list[int]], Image.Image]]:
+    ) -> Iterator[tuple[tuple[Record, list[int]], Decoded]]:
         """Each item with its image, decoded ahead in threads (decoders release the interpreter's lock)."""
         with ThreadPoolExecutor(_READ_AHEAD_THREADS) as pool:
-            waiting: deque[Future[Image.Image]] = deque()
+            waiting: deque[Future[Decoded]] = deque()
             for index, item in enumerate(images):
                 for record, _ in images[index + len(waiting) : index + _READ_AHEAD]:
-                    waiting.append(pool.submit(self.reader.decode, record.path))
+                    waiting.append(pool.submit(self.reader.decode, record.id))
                 yield item, waiting.popleft().result()
 
     def _encode_latent(self, key: str, variant: Variant, id: str) -> LatentEntry:
@@ -212,7 +215,10 @@ class EncodedDataset:
                 "trainer.mixed_precision=no, or for SDXL model.vae_path=madebyollin/sdxl-vae-fp16-fix."
             )
         entry = LatentEntry(
-            moments=moments, original_size=variant.original_size, crop_top_left=variant.crop_top_left
+            moments=moments,
+            original_size=variant.original_size,
+            crop_top_left=variant.crop_top_left,
+            mask=None if variant.mask is None else to_cells(variant.mask, moments.shape[-2:]),
         )
         cache = self.reader.latent_cache
         if cache is None:
@@ -249,3 +255,14 @@ def rounded_text(encode_text: EncodeText, precision: str) -> EncodeText:
 def to_pixels(image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
     """8-bit pixels to what the VAE takes: float32 in [-1, 1], one image."""
     return torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).float() / 127.5 - 1.0
+
+
+def to_cells(mask: UInt8[np.ndarray, "height width"], size: torch.Size) -> Float[Tensor, "h w"]:
+    """The mean of an 8-bit mask over the pixels of each latent cell, 0 to 1.
+
+    Args:
+        mask: Of the crop.
+        size: (height, width) of the latent.
+    """
+    values = torch.from_numpy(mask)[None].float() / 255
+    return torch.nn.functional.adaptive_avg_pool2d(values, (size[0], size[1]))[0]

@@ -44,11 +44,13 @@ class Variant:
         pixels: sRGB, 0 to 255.
         original_size: (width, height) of the upright image before resizing.
         crop_top_left: (top, left) of the crop in the resized (and, if so, mirrored) image, in pixels.
+        mask: What of it is to be learned, 0 to 255; None without masks.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     original_size: tuple[int, int]
     crop_top_left: tuple[int, int]
+    mask: UInt8[np.ndarray, "h w"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,26 @@ def load_in_own_colours(path: Path, *, background: Colour = (255, 255, 255)) -> 
     Raises:
         UserError: as `load_image`.
     """
+    rgb, alpha = _load_parts(path)
+    if alpha is None:
+        return rgb
+    rgb = _in_srgb(rgb)
+    canvas = Image.new("RGB", rgb.size, background)
+    canvas.paste(rgb, mask=alpha)
+    return canvas
+
+
+def load_alpha(path: Path) -> Image.Image | None:
+    """The alpha channel of an image, upright and with 8 bits, or None if it has none.
+
+    Raises:
+        UserError: as `load_image`.
+    """
+    return _load_parts(path)[1]
+
+
+def _load_parts(path: Path) -> tuple[Image.Image, Image.Image | None]:
+    """RGB, whose `info` may name another colour space than sRGB, and the alpha channel."""
     _register_formats()
     with _readable(path), Image.open(path, formats=FORMATS) as upright:
         has_wide_colours = bool(upright.tile) and upright.tile[0].args == "RGB;16B"
@@ -144,13 +166,7 @@ def load_in_own_colours(path: Path, *, background: Colour = (255, 255, 255)) -> 
         upright.info["transparency"] = tuple(value >> 8 for value in transparency)
     profile = upright.info.pop("icc_profile", None)
     colour, alpha = _split_alpha(_to_eight_bits(upright, path))
-    rgb = _to_rgb(colour, profile, path)
-    if alpha is None:
-        return rgb
-    rgb = _in_srgb(rgb)
-    canvas = Image.new("RGB", rgb.size, background)
-    canvas.paste(rgb, mask=alpha)
-    return canvas
+    return _to_rgb(colour, profile, path), alpha
 
 
 def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
@@ -258,6 +274,7 @@ def prepare_variant(
     crop: str,
     flip: bool,
     seed_parts: tuple[int | str, ...] = (),
+    mask: Image.Image | None = None,
 ) -> Variant:
     """Resizes an image to cover `size`, mirrors it if asked, and crops what is left over.
 
@@ -267,6 +284,7 @@ def prepare_variant(
         crop: "center", or "random" for a place that is a function of `seed_parts`.
         flip: Mirror left to right.
         seed_parts: The address of the random crop.
+        mask: Grey, of the image's size: gets the same crop, each pixel the mean of the area that it covers.
     """
     assert crop in ("center", "random"), crop
     width, height = size
@@ -284,9 +302,16 @@ def prepare_variant(
     box_top = min(top / scale, image.height - box_height)
     box = (box_left, box_top, box_left + box_width, box_top + box_height)
     pixels = _in_srgb(image.resize(size, Image.Resampling.LANCZOS, box=box))
+    seen_mask = None if mask is None else mask.resize(size, Image.Resampling.BOX, box=box)
     if flip:
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return Variant(pixels=np.array(pixels), original_size=image.size, crop_top_left=(top, left))
+        seen_mask = seen_mask and seen_mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return Variant(
+        pixels=np.array(pixels),
+        original_size=image.size,
+        crop_top_left=(top, left),
+        mask=None if seen_mask is None else np.array(seen_mask),
+    )
 
 
 def parse_colour(text: str) -> Colour:

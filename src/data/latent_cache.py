@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,11 +22,13 @@ class LatentEntry:
         moments: Mean and standard deviation, in float32 whatever the precision on disk.
         original_size: (width, height) of the upright image before resizing.
         crop_top_left: (top, left) of the crop in the resized image.
+        mask: The part of each cell that is to be learned, in float32 also on disk; None without masks.
     """
 
     moments: Float[Tensor, "2 c h w"]
     original_size: tuple[int, int]
     crop_top_left: tuple[int, int]
+    mask: Float[Tensor, "h w"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +51,16 @@ class VariantKey:
     crop_seed: int = 0
     crop_number: int = 0
 
-    def hash(self, sha256: str) -> str:
-        """The key of this variant of the image with this content: an `entry_key`."""
+    def hash(self, sha256: str, mask: str | None = None) -> str:
+        """The key of this variant of the image with this content: an `entry_key`.
+
+        Args:
+            sha256: Of the image's file.
+            mask: What tells its mask from others; None without masks; then the key is what it always was.
+        """
         before, after = _around_content(self)
-        return hashlib.sha256(f"{before}{sha256}{after}".encode()).hexdigest()
+        key = hashlib.sha256(f"{before}{sha256}{after}".encode()).hexdigest()
+        return key if mask is None else entry_key("masked", key, mask)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -95,26 +103,30 @@ class LatentCache:
             moments=torch.stack([stored.tensors["mean"], stored.tensors["std"]]).float(),
             original_size=(numbers[0], numbers[1]),
             crop_top_left=(numbers[2], numbers[3]),
+            mask=stored.tensors.get("mask"),
         )
 
     def put(self, key: str, entry: LatentEntry) -> int:
         """Keeps an entry and returns its size in bytes."""
         mean, std = entry.moments.to(self._dtype)
         geometry = " ".join(str(number) for number in (*entry.original_size, *entry.crop_top_left))
-        return self._store.write(key, {"mean": mean, "std": std}, {"geometry": geometry})
+        masks = {} if entry.mask is None else {"mask": entry.mask}
+        return self._store.write(key, {"mean": mean, "std": std, **masks}, {"geometry": geometry})
 
     def rounded(self, entry: LatentEntry) -> LatentEntry:
         """The entry as it will be read back."""
-        return LatentEntry(
-            moments=entry.moments.to(self._dtype).float(),
-            original_size=entry.original_size,
-            crop_top_left=entry.crop_top_left,
-        )
+        return replace(entry, moments=entry.moments.to(self._dtype).float())
 
 
 def latent_entry_bytes(
-    size: tuple[int, int], *, channels: int = 4, factor: int = 8, precision: str = "fp32"
+    size: tuple[int, int],
+    *,
+    channels: int = 4,
+    factor: int = 8,
+    precision: str = "fp32",
+    has_mask: bool = False,
 ) -> int:
-    """Projected size of one entry on disk: two tensors and a header."""
+    """Projected size of one entry on disk: two tensors, a mask if there is one, and a header."""
     width, height = size
-    return 2 * channels * (width // factor) * (height // factor) * DTYPES[precision].itemsize + 400
+    of_cell = 2 * channels * DTYPES[precision].itemsize + (torch.float32.itemsize if has_mask else 0)
+    return of_cell * (width // factor) * (height // factor) + 400

@@ -1,13 +1,14 @@
 """Draws to samples, from the caches or the image files. No encoders here: worker processes run it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from PIL import Image
 
 from src.data.batches import Sample
 from src.data.images import Colour, Variant, load_in_own_colours, prepare_variant
 from src.data.latent_cache import LatentCache, LatentEntry, VariantKey
+from src.data.masks import MaskSource, load_mask
 from src.data.order import Draw
 from src.data.records import Record
 from src.data.text_cache import TextCache
@@ -20,6 +21,14 @@ def num_effective_variants(*, crop: str, flip: bool, num_variants: int) -> int:
     """How many different variants an image has: a centre crop has one place, and flipping needs two."""
     at_least = 2 if flip else 1
     return max(num_variants, at_least) if crop == "random" else at_least
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """An image as all its variants start from it, with its mask if it has one."""
+
+    image: Image.Image
+    mask: Image.Image | None
 
 
 class SampleReader:
@@ -39,6 +48,7 @@ class SampleReader:
         caption_dropout: Share of draws whose caption is replaced by the empty one.
         latent_cache: Where posteriors are, if they are kept.
         text_cache: Where embeddings are, if they are kept.
+        masks: Where the masks are, by record id, of all records or none.
     """
 
     def __init__(
@@ -56,6 +66,7 @@ class SampleReader:
         caption_dropout: float,
         latent_cache: LatentCache | None,
         text_cache: TextCache | None,
+        masks: Mapping[str, MaskSource] | None = None,
     ) -> None:
         self.records = {record.id: record for record in records}
         self.sizes = {record.id: sizes[record.id] for record in records}
@@ -64,6 +75,7 @@ class SampleReader:
         self.text_cache = text_cache
         self.caption_dropout = caption_dropout
         self._hashes = {record.id: hashes[record.id] for record in records}
+        self._masks = {id: mask for id, mask in (masks or {}).items() if id in self.records}
         self._crop = crop
         self._flip = flip
         self._seed = seed
@@ -89,17 +101,32 @@ class SampleReader:
 
     def latent_key(self, id: str, number: int) -> str:
         """The key of a record's variant in the latent cache."""
-        return self.variant_key(id, number).hash(self._hashes[id])
+        mask = self._masks.get(id)
+        return self.variant_key(id, number).hash(self._hashes[id], None if mask is None else mask.content)
 
-    def decode(self, path: Path) -> Image.Image:
-        """The image of a file as all its variants start from it."""
-        return load_in_own_colours(path, background=self._background)
+    @property
+    def has_masks(self) -> bool:
+        """Whether entries of the latent cache hold masks."""
+        return bool(self._masks)
 
-    def prepare(self, id: str, number: int, image: Image.Image) -> Variant:
+    def decode(self, id: str) -> Decoded:
+        """A record's image and mask, of which all variants are made."""
+        image = load_in_own_colours(self.records[id].path, background=self._background)
+        mask = self._masks.get(id)
+        return Decoded(image=image, mask=None if mask is None else load_mask(mask, size=image.size))
+
+    def prepare(self, id: str, number: int, decoded: Decoded) -> Variant:
         """The pixels of a variant. The address holds the content and not the name: copies share entries."""
         key = self.variant_key(id, number)
         seed_parts = (self._crop_seed, "crop", self._hashes[id], number)
-        return prepare_variant(image, size=key.size, crop=key.crop, flip=key.flip, seed_parts=seed_parts)
+        return prepare_variant(
+            decoded.image,
+            size=key.size,
+            crop=key.crop,
+            flip=key.flip,
+            seed_parts=seed_parts,
+            mask=decoded.mask,
+        )
 
     def read(self, draws: Sequence[Draw], weights: Sequence[float]) -> list[Sample]:
         """The samples of some draws: what is cached as it is, the others as pixels to encode.
@@ -127,6 +154,6 @@ class SampleReader:
             caption=caption,
             latent_key=key,
             size=self.sizes[draw.id],
-            latent=latent if latent is not None else self.prepare(draw.id, number, self.decode(record.path)),
+            latent=latent if latent is not None else self.prepare(draw.id, number, self.decode(draw.id)),
             text=None if self.text_cache is None else self.text_cache.get(caption),
         )

@@ -37,3 +37,33 @@ def addressed_noise(
             for sample_id, pass_number, draw in zip(ids, pass_numbers, draws, strict=True)
         ]
     )
+
+
+def offset_noise(
+    noise: Float[Tensor, "b c h w"],
+    ids: Sequence[str],
+    pass_numbers: Sequence[int],
+    draws: Sequence[int],
+    *,
+    seed: int,
+    strength: float,
+) -> Float[Tensor, "b c h w"]:
+    """Noise that also moves each channel as a whole: epsilon + strength * delta, delta ~ N(0, 1) per channel.
+
+    White noise hardly changes a picture's mean, so that a model learns to keep the brightness it is given,
+    and cannot draw very dark or very bright pictures (Guttenberg 2023, "Diffusion with Offset Noise",
+    crosslabs.org/blog/diffusion-with-offset-noise). The result takes the place of epsilon everywhere, in the
+    target as well.
+
+    Args:
+        noise: from `addressed_noise`.
+        ids: see `addressed_noise`.
+        pass_numbers: see `addressed_noise`.
+        draws: see `addressed_noise`.
+        seed: the run's seed.
+        strength: 0.1 in the source.
+    """
+    channels = addressed_noise(
+        ids, pass_numbers, draws, seed=seed, shape=(noise.shape[1], 1, 1), purpose="noise_offset"
+    )
+    return noise + strength * channels

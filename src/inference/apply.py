@@ -8,14 +8,9 @@ from safetensors.torch import load_file
 from src.errors import UserError
 from src.files import read_json
 from src.inference.resolve import AdapterSource
+from src.models.adapter_strength import merge_adapter, set_adapter_scale
 from src.models.adapters import AdapterSettings, attach, load_trainable_state
-from src.models.apply import (
-    check_architecture,
-    load_adapter,
-    merge_adapter,
-    other_architecture,
-    set_adapter_scale,
-)
+from src.models.apply import check_architecture, load_adapter, other_architecture
 from src.models.base import DiffusionModel, is_own_weight
 from src.models.detect import Architecture
 from src.training.checkpoint import judged_weights
@@ -51,7 +46,7 @@ def apply_adapter(
         source: from `resolve_weights`.
         scale: strength; 0 without the token embedding is the base model exactly.
         with_token_embedding: whether to use the learned embedding of the placeholder, if there is one.
-        merge: fold the LoRA into the weights: faster, equal up to rounding.
+        merge: fold the adapter into the weights: faster, equal up to rounding.
 
     Raises:
         UserError: it does not fit the model, or the checkpoint's run is not there to say what it holds.
@@ -74,6 +69,13 @@ def _apply_checkpoint(model: DiffusionModel, source: AdapterSource, scale: float
         raise UserError(
             f"The checkpoint {source.path} is not inside its run folder, whose config.yaml says what was "
             "trained. Give the checkpoint in its run folder, or the run's adapter folder."
+        )
+    if scale != 0:
+        # Runs from before there was a choice do not say.
+        trainer = config.get("trainer", {})
+        model.use_schedule(
+            prediction_type=trainer.get("prediction_type", "auto"),
+            zero_terminal_snr=trainer.get("zero_terminal_snr", False),
         )
     state = load_file(judged_weights(source.path))
     dtype = model.unet.dtype
@@ -105,5 +107,5 @@ def settings_of_run(config: dict[str, Any]) -> AdapterSettings:
     for name in ("target_modules", "text_target_modules"):
         modules = settings.pop(name, None)
         if modules:
-            settings[name] = tuple(modules)
+            settings[name] = (modules,) if isinstance(modules, str) else tuple(modules)
     return AdapterSettings(**settings)

@@ -11,8 +11,16 @@ from src.models.detect import Shapes
 from src.models.safetensors_header import SafetensorsHeader, read_header
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
+# The same adapter for ComfyUI and A1111: LoRA and DoRA, or LoHa and LoKr.
+KOHYA_FILE = "kohya_lora.safetensors"
+LYCORIS_FILE = "lycoris.safetensors"
+# LoHa and LoKr, a folder a component.
+PEFT_FOLDER = "peft"
+PEFT_CONFIG = "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
 EMBEDDING_FILE = "learned_embeds.safetensors"
 MODEL_FOLDER = "model"
+FULL_UNET = "diffusion_pytorch_model.safetensors"
 # diffusers' name for the LoRA configuration in the header: rank, alpha, target modules.
 LORA_METADATA = "lora_adapter_metadata"
 OUR_PREFIX = "darkroom."
@@ -29,8 +37,15 @@ class AdapterFiles:
     """The parts of an adapter that are there."""
 
     lora: Path | None
+    peft: Path | None
     embedding: Path | None
     model: Path | None
+
+    def with_headers(self) -> list[Path]:
+        """A file of each part whose header says what it is, the adapter's first."""
+        weights = [] if self.peft is None else sorted(self.peft.glob(f"*/{PEFT_WEIGHTS}"))
+        whole = None if self.model is None else self.model / "unet" / FULL_UNET
+        return [file for file in (self.lora, *weights[:1], self.embedding, whole) if file is not None]
 
 
 def find_adapter_files(path: Path) -> AdapterFiles:
@@ -42,40 +57,61 @@ def find_adapter_files(path: Path) -> AdapterFiles:
         UserError: nothing is there, or the embedding that belongs to it is missing.
     """
     if path.is_dir():
-        lora, embedding, model = path / LORA_FILE, path / EMBEDDING_FILE, path / MODEL_FOLDER
+        folder = path.parent if path.name == PEFT_FOLDER else path
+        lora, embedding, model = folder / LORA_FILE, folder / EMBEDDING_FILE, folder / MODEL_FOLDER
+        peft = folder / PEFT_FOLDER
     elif path.is_file():
-        is_embedding = path.name == EMBEDDING_FILE
-        lora = path.with_name(LORA_FILE) if is_embedding else path
-        lora, embedding = (Path(), path) if is_embedding else (path, Path())
+        lora, peft, embedding = _beside(path)
         model = Path()
-        if lora.is_file() and read_header(lora).metadata.get(f"{OUR_PREFIX}placeholder"):
-            embedding = path.with_name(EMBEDDING_FILE)
-            if not embedding.is_file():
-                raise UserError(
-                    f"{path} was trained together with a token embedding, but {embedding.name} is not beside "
-                    "it. Copy it there, too."
-                )
     else:
         raise UserError(f"The adapter {path} does not exist. Check adapter.weights.")
     files = AdapterFiles(
         lora=lora if lora.is_file() else None,
+        peft=peft if any(peft.glob(f"*/{PEFT_CONFIG}")) and peft.name == PEFT_FOLDER else None,
         embedding=embedding if embedding.is_file() else None,
         model=model if (model / "model_index.json").is_file() else None,
     )
-    if files == AdapterFiles(lora=None, embedding=None, model=None):
+    if not any((files.lora, files.peft, files.embedding, files.model)):
         raise UserError(
-            f"{path} holds no adapter: none of {LORA_FILE}, {EMBEDDING_FILE} and {MODEL_FOLDER}/ is there. "
-            "Check adapter.weights."
+            f"{path} holds no adapter: none of {LORA_FILE}, {PEFT_FOLDER}/, {EMBEDDING_FILE} and "
+            f"{MODEL_FOLDER}/ is there. Check adapter.weights."
         )
     return files
+
+
+def _beside(path: Path) -> tuple[Path, Path, Path]:
+    """LoRA file, peft folder and embedding that one file stands for; `Path()` is none."""
+    nothing = Path()
+    if path.name == EMBEDDING_FILE:
+        return nothing, nothing, path
+    header = read_header(path)
+    lora, peft = path, nothing
+    if any(".hada_" in name or ".lokr_" in name for name in header.shapes):
+        lora = nothing
+        peft = path.parent.parent if path.name == PEFT_WEIGHTS else path.with_name(PEFT_FOLDER)
+        if not peft.is_dir():
+            raise UserError(
+                f"{path} is a LoHa or LoKr, which is read from the folder {PEFT_FOLDER}/ of its adapter. "
+                "Copy that beside it, or give the adapter's folder."
+            )
+    embedding = nothing
+    if header.metadata.get(f"{OUR_PREFIX}placeholder"):
+        embedding = (lora if peft == nothing else peft).with_name(EMBEDDING_FILE)
+        if not embedding.is_file():
+            raise UserError(
+                f"{path} was trained together with a token embedding, but {embedding.name} is not beside "
+                "it. Copy it there, too."
+            )
+    return lora, peft, embedding
 
 
 def read_adapter_header(path: Path) -> dict[str, Any]:
     """What a LoRA or embedding file says about itself.
 
     Returns:
-        architecture ("sd15", "sdxl", another name or None), components (unet, text_encoder, ...), rank, alpha
-        (None where the file does not say), placeholder, metadata (all entries of the header).
+        architecture ("sd15", "sdxl", another name or None), components (unet, text_encoder, ...; none in
+        a file of peft's), rank, alpha (None where the file does not say), placeholder, metadata (all entries
+        of the header).
     """
     header = read_header(path)
     lora = json.loads(header.metadata.get(LORA_METADATA, "{}"))

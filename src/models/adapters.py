@@ -1,4 +1,4 @@
-"""What is trained: LoRA (arXiv 2106.09685) or all weights of each component, and the new token's row."""
+"""What is trained: an adapter or all weights of each component, and the new token's rows."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,62 +6,21 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
-from peft import LoraConfig
+from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.base import DiffusionModel, is_own_weight
+from src.models.adapter_settings import AdapterSettings, Mode, peft_config
+from src.models.adapter_targets import TEXT_TARGETS, UNET_TARGETS, resolve_targets
+from src.models.base import DiffusionModel, is_adapter_weight, is_own_weight
 from src.models.token_embedding import add_placeholder
 from src.randomness import forked_rng
 
-Mode = Literal["lora", "full", "frozen"]
-UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+__all__ = ["TEXT_TARGETS", "UNET_TARGETS", "AdapterSettings"]
+
 ADAPTER_NAME = "default"
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterSettings:
-    """Which components are trained, and how.
-
-    Attributes:
-        unet: lora, full or frozen; so are text_encoder and text_encoder_2 (SDXL only).
-        token_embedding: whether the placeholder gets a trained embedding.
-        rank: of the LoRA matrices.
-        alpha: their product is scaled by alpha / rank.
-        dropout: on the LoRA input, while training.
-        target_modules: endings of the UNet's module names that get LoRA.
-        text_target_modules: the same for text encoders.
-        placeholder: the word that marks the subject, for token_embedding="train".
-        initializer_word: whose embedding the placeholder starts from.
-    """
-
-    unet: Mode = "lora"
-    text_encoder: Mode = "frozen"
-    text_encoder_2: Mode = "frozen"
-    token_embedding: Literal["train", "frozen"] = "frozen"
-    rank: int = 16
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = UNET_TARGETS
-    text_target_modules: tuple[str, ...] = TEXT_TARGETS
-    placeholder: str | None = None
-    initializer_word: str | None = None
-
-    def __post_init__(self) -> None:
-        """Raises UserError for values that cannot be trained with."""
-        if self.rank < 1:
-            raise UserError(f"adapter.rank={self.rank}: a rank is at least 1.")
-        if self.alpha <= 0:
-            raise UserError(
-                f"adapter.alpha={self.alpha}: alpha is above 0, or the adapter could have no effect."
-            )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"adapter.dropout={self.dropout}: dropout is at least 0 and below 1.")
-        if self.token_embedding == "train" and not self.placeholder:
-            raise UserError("adapter.token_embedding=train needs a word to train: set dataset.placeholder.")
 
 
 @final
@@ -84,12 +43,12 @@ class TrainableGroup:
 def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> list[TrainableGroup]:
     """Adds what is trained to a frozen model. Trained parameters are fp32 whatever the base's precision.
 
-    A new LoRA changes nothing: its second matrix starts at zero.
+    A new adapter changes nothing: one of its factors starts at zero, DoRA's magnitudes at those of the base.
 
     Args:
         model: as loaded.
         settings: what to train.
-        seed: of the LoRA matrices' random start.
+        seed: of the adapter's random start.
 
     Raises:
         UserError: a component the model lacks, target modules that match nothing, or nothing to train.
@@ -108,19 +67,19 @@ def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> li
     if settings.token_embedding == "train":
         assert settings.placeholder is not None
         # Before LoRA, so that the row's start does not depend on it.
-        add_placeholder(model, settings.placeholder, initializer_word=settings.initializer_word)
+        add_placeholder(
+            model,
+            settings.placeholder,
+            initializer_word=settings.initializer_word,
+            num_vectors=settings.num_token_vectors,
+        )
     for name, component in components.items():
         if modes[name] == "lora":
-            targets = settings.target_modules if name == "unet" else settings.text_target_modules
-            _check_targets(name, component, targets)
-            config = LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides, any number will do
-                lora_dropout=settings.dropout,
-                target_modules=list(targets),
-            )
+            entries = settings.target_modules if name == "unet" else settings.text_target_modules
+            config = peft_config(settings, resolve_targets(name, component, entries))
             with forked_rng(seed, "adapter", name):
                 component.add_adapter(config, adapter_name=ADAPTER_NAME)
+            _check_dora(name, component, settings)
     groups = _collect(model, modes)
     if not groups:
         raise UserError("Everything is frozen, nothing to train. Set adapter.unet=lora (the default).")
@@ -143,7 +102,7 @@ def _collect(model: DiffusionModel, modes: Mapping[str, Mode]) -> list[Trainable
         if not model.denoiser.is_used(name):
             continue
         kind: Literal["lora", "full", "embedding"]
-        if ".lora_" in name:
+        if is_adapter_weight(name):
             key, kind = f"{component}_lora", "lora"
         elif not is_own_weight(name):
             key, kind = "token_embedding", "embedding"
@@ -156,14 +115,37 @@ def _collect(model: DiffusionModel, modes: Mapping[str, Mode]) -> list[Trainable
     return list(groups.values())
 
 
-def _check_targets(name: str, component: nn.Module, targets: tuple[str, ...]) -> None:
-    names = [path for path, module in component.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    for target in targets:
-        if not any(path == target or path.endswith(f".{target}") for path in names):
+@torch.no_grad()
+def _check_dora(name: str, component: nn.Module, settings: AdapterSettings) -> None:
+    """Gives DoRA its magnitudes in fp32, whatever the base's precision, and refuses what it cannot train."""
+    for path, module in component.named_modules():
+        if not isinstance(module, LoraLayer) or ADAPTER_NAME not in module.lora_magnitude_vector:
+            continue
+        layer: Any = module
+        base = layer.get_base_layer()
+        if settings.dropout > 0 and isinstance(base, nn.Conv2d):
+            # peft then computes the convolution anew, and fails where the base is in half precision.
             raise UserError(
-                f"adapter target module {target} matches nothing in the {name}. Use endings of its layers' "
-                f"names, such as {', '.join(UNET_TARGETS if name == 'unet' else TEXT_TARGETS)}."
+                f"adapter.method=dora with adapter.dropout={settings.dropout} cannot train convolutions, "
+                f"such as {name}.{path}. Set adapter.dropout=0, or take them out of adapter.target_modules."
             )
+        weight: Tensor = base.weight
+        norms = row_norms(weight)
+        if not norms.all():
+            raise UserError(
+                f"adapter.method=dora cannot train {name}.{path}: a row of its weights is zero and has no "
+                "direction. Take it out of adapter.target_modules, or use adapter.method=lora."
+            )
+        magnitude: nn.Parameter = layer.lora_magnitude_vector[ADAPTER_NAME].weight
+        magnitude.data = norms.reshape(magnitude.shape)
+
+
+def row_norms(weight: Tensor) -> Float[Tensor, " out"]:
+    """The length of each output row of a layer's weight, in fp32."""
+    # As DoRA's forward pass computes it, to the last bit, so that a new one changes nothing.
+    if weight.dim() == 2:
+        return torch.linalg.norm(weight.float(), dim=1)
+    return weight.float().norm(p=2, dim=(1, 2, 3))
 
 
 def trainable_state(model: DiffusionModel) -> dict[str, Tensor]:
@@ -193,19 +175,19 @@ def load_trainable_state(model: DiffusionModel, state: Mapping[str, Tensor]) -> 
         parameter.copy_(state[name])
 
 
-def lora_layers(module: nn.Module) -> list[LoraLayer]:
-    """All layers that carry an adapter."""
-    return [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+def adapter_layers(module: nn.Module) -> list[Any]:
+    """All layers that carry an adapter: peft's, of whatever method."""
+    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 @contextmanager
 def adapter_disabled(model: DiffusionModel) -> Iterator[None]:
-    """The base model inside, exactly: LoRA off and the placeholder an ordinary word.
+    """The base model inside, exactly: adapters off and the placeholder an ordinary word.
 
     Weights that are trained in full stay as they are: their base is gone, sample it before training. Make
     pipelines inside, they take the tokenizers of the moment.
     """
-    layers = lora_layers(model.denoiser)
+    layers = adapter_layers(model.denoiser)
     trained = [parameter for parameter in model.denoiser.parameters() if parameter.requires_grad]
     frozen = [parameter for parameter in model.denoiser.parameters() if not parameter.requires_grad]
     tokenizers, model.tokenizers = model.tokenizers, model.base_tokenizers

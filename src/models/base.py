@@ -7,22 +7,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from src.errors import UserError
-from src.models.chunks import num_chunks_needed
+from src.models.chunks import count_tokens, num_chunks_needed
 from src.models.prompts import tokenize
 from src.models.quiet import quiet_libraries
-from src.models.schedulers import make_scheduler
+from src.models.schedule import other_schedule
+from src.models.schedulers import PredictionType, make_scheduler, training_scheduler
 from src.models.weights_hash import weights_hash
 
-PredictionType = Literal["epsilon", "v_prediction"]
 TextEmbeddings = tuple[Float[Tensor, "b t d"], Float[Tensor, "b p"] | None]
 
 
@@ -114,7 +113,8 @@ class DiffusionModel(ABC):
         tokenizers: one for each text encoder, with the placeholder where one is trained.
         base_tokenizers: the same as they came, without the placeholder.
         placeholder: the trained token, if any.
-        noise_scheduler: the training schedule (DDPM) from the model's own configuration.
+        scheduler_config: diffusers' configuration of the schedule: the model's own, or see `use_schedule`.
+        noise_scheduler: the training schedule (DDPM) made of it.
         num_chunks: chunks that every prompt is encoded as, if nothing else is said (see `use_chunks`).
         max_chunks: the most that a long prompt may have; what is beyond is not seen.
     """
@@ -136,16 +136,26 @@ class DiffusionModel(ABC):
         self.tokenizers = list(tokenizers)
         self.placeholder: str | None = None
         self.num_chunks, self.max_chunks = 1, 1
-        self.scheduler_config = dict(scheduler_config)
-        self.noise_scheduler = DDPMScheduler.from_config(self.scheduler_config)
+        self._own_schedule = dict(scheduler_config)
+        self._set_schedule(self._own_schedule)
         self._weight_files = {name: list(files) for name, files in weight_files.items()}
         self._vae_copies: dict[torch.dtype, AutoencoderKL] = {}
-        asked = self.noise_scheduler.config.prediction_type
-        if asked not in get_args(PredictionType):
-            raise UserError(
-                f"The model's scheduler asks for prediction_type={asked}, known are "
-                f"{', '.join(get_args(PredictionType))}. Use a model of one of these kinds."
+
+    def use_schedule(self, *, prediction_type: str, zero_terminal_snr: bool) -> None:
+        """Trains and samples with another schedule than the model's own; see `other_schedule`.
+
+        Raises:
+            UserError: no such schedule can be trained.
+        """
+        self._set_schedule(
+            other_schedule(
+                self._own_schedule, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr
             )
+        )
+
+    def _set_schedule(self, config: Mapping[str, Any]) -> None:
+        self.scheduler_config = dict(config)
+        self.noise_scheduler = training_scheduler(self.scheduler_config)
 
     @abstractmethod
     def make_pipeline(self, *, vae: AutoencoderKL, scheduler: Any) -> DiffusionPipeline:
@@ -163,9 +173,19 @@ class DiffusionModel(ABC):
 
     @property
     def prediction_type(self) -> PredictionType:
-        """What the UNet predicts, from the scheduler's configuration."""
+        """What the UNet predicts, from the scheduler's configuration, or is trained to predict."""
         value: PredictionType = self.noise_scheduler.config.prediction_type
         return value
+
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        """Whether no signal is left at the last timestep."""
+        return bool(self.noise_scheduler.config.rescale_betas_zero_snr)
+
+    @property
+    def has_own_schedule(self) -> bool:
+        """Whether schedule and prediction type are those that the model came with."""
+        return self.scheduler_config == self._own_schedule
 
     @property
     def alphas_cumprod(self) -> Float[Tensor, " t"]:
@@ -262,7 +282,7 @@ class DiffusionModel(ABC):
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of a prompt before it is cut, without start and end."""
-        return max(len(tokenizer(prompt, verbose=False).input_ids) for tokenizer in self.tokenizers) - 2
+        return count_tokens(self.tokenizers, prompt)
 
     def chunks_of(self, *prompts: str) -> int:
         """Chunks that prompts need which are used together, within the model's least and most.
@@ -285,7 +305,7 @@ class DiffusionModel(ABC):
         """A diffusers pipeline that shares this model's modules, adapters included.
 
         Args:
-            scheduler: dpmpp_2m, euler, ddim or unipc, made from the model's own scheduler configuration.
+            scheduler: dpmpp_2m, euler, ddim or unipc, made from `scheduler_config`.
             progress: whether to show a bar over the denoising steps.
         """
         made = make_scheduler(scheduler, self.scheduler_config)
@@ -337,6 +357,11 @@ class DiffusionModel(ABC):
         return digest.hexdigest()
 
 
+def is_adapter_weight(name: str) -> bool:
+    """Whether a parameter belongs to an adapter of any method (LoRA and DoRA, LoHa, LoKr)."""
+    return any(part in name for part in (".lora_", ".hada_", ".lokr_"))
+
+
 def is_own_weight(name: str) -> bool:
-    """Whether a parameter is a component's own, not a LoRA's or the added token's."""
-    return ".lora_" not in name and not name.endswith("token_embedding.row")
+    """Whether a parameter is a component's own, not an adapter's or the added token's."""
+    return not is_adapter_weight(name) and not name.endswith("token_embedding.row")

@@ -1,5 +1,6 @@
 """Prompts that are longer than CLIP's text encoder takes, in chunks. Of tokens alone: no torch."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +27,39 @@ class Chunk:
     start: int
 
 
+def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> None:
+    """Adds a placeholder's tokens, named as diffusers' `load_textual_inversion` names them."""
+    for token in (placeholder, *(f"{placeholder}_{index}" for index in range(1, num_vectors))):
+        tokenizer.add_tokens(token)
+
+
+def spelled_out(tokenizer: CLIPTokenizer, prompt: str) -> str:
+    """A prompt in which a placeholder of several vectors is followed by its further tokens.
+
+    As diffusers' pipelines do it (`maybe_convert_prompt`), to the letter: "sks" becomes "sks sks_1".
+    There, as here, only the spelling that was added brings all vectors ("SKS" stays the first one alone), and
+    only in small letters, because the tokenizer's own tokens are compared, which have no capitals.
+    """
+    added = tokenizer.added_tokens_encoder
+    several = [token for token in added if f"{token}_1" in added]
+    if not several:
+        return prompt
+    found = set(tokenizer.tokenize(prompt))
+    for token in several:
+        if token in found:
+            more = itertools.takewhile(added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
+            prompt = prompt.replace(token, " ".join([token, *more]))
+    return prompt
+
+
 def split_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
     """The chunks of a prompt, at least one.
 
     A chunk ends after its last comma if that leaves fewer than 20 tokens empty, else at the end of a word,
-    that is before white space. Only a word that no chunk can hold is torn.
+    that is before white space. Only a word that no chunk can hold is torn. A placeholder of several vectors
+    is spelled out first, and places are those of the text that comes of it.
     """
+    prompt = spelled_out(tokenizer, prompt)
     encoded = _encode(tokenizer, prompt)
     ids, spans = encoded.input_ids, encoded.offset_mapping
     size = tokenizer.model_max_length - 2
@@ -42,6 +70,11 @@ def split_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
         start = end
     chunks.append(Chunk(token_ids=ids[start:], start=spans[start][0] if start < len(ids) else 0))
     return chunks
+
+
+def count_tokens(tokenizers: Sequence[CLIPTokenizer], prompt: str) -> int:
+    """Tokens of a prompt before it is cut, without start and end."""
+    return max(len(each(spelled_out(each, prompt), verbose=False).input_ids) for each in tokenizers) - 2
 
 
 def num_chunks_needed(tokenizers: Sequence[CLIPTokenizer], prompt: str) -> int:
@@ -65,7 +98,8 @@ def _encode(tokenizer: CLIPTokenizer, prompt: str) -> Any:
 
 def _surely_fits(tokenizers: Sequence[CLIPTokenizer], prompt: str) -> bool:
     """Most captions need no counting: a token is at least a character of plain text."""
-    return prompt.isascii() and len(prompt) <= min(each.model_max_length for each in tokenizers) - 2
+    longest = max(len(spelled_out(each, prompt)) for each in tokenizers)
+    return prompt.isascii() and longest <= min(each.model_max_length for each in tokenizers) - 2
 
 
 def _chunk_end(prompt: str, spans: Sequence[tuple[int, int]], start: int, limit: int) -> int:
@@ -92,7 +126,9 @@ def _starts_word(prompt: str, spans: Sequence[tuple[int, int]], index: int) -> b
 def _unseen(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int) -> str:
     if max_chunks > 1:
         chunks = split_prompt(tokenizer, prompt)
-        return prompt[chunks[max_chunks].start :].strip() if len(chunks) > max_chunks else ""
+        spelled = spelled_out(tokenizer, prompt)
+        return spelled[chunks[max_chunks].start :].strip() if len(chunks) > max_chunks else ""
+    prompt = spelled_out(tokenizer, prompt)
     spans = _encode(tokenizer, prompt).offset_mapping
     first = tokenizer.model_max_length - 2
     if len(spans) <= first:

@@ -11,18 +11,32 @@ import torch
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from src.errors import UserError
-from src.files import fsync_folder, read_json, require_free_space, write_bytes_atomic, write_json_atomic
-from src.models.adapter_files import EMBEDDING_FILE, LORA_FILE, MODEL_FOLDER, OUR_PREFIX, read_adapter_header
-from src.models.adapters import ADAPTER_NAME, lora_layers
-from src.models.apply import load_adapter, merge_adapter, set_adapter_scale
+from src.files import fsync_folder, read_json, require_free_space, write_json_atomic
+from src.models.adapter_files import (
+    EMBEDDING_FILE,
+    KOHYA_FILE,
+    LORA_FILE,
+    LYCORIS_FILE,
+    MODEL_FOLDER,
+    OUR_PREFIX,
+    PEFT_FOLDER,
+    read_adapter_header,
+)
+from src.models.adapter_settings import method_of, plain_alpha
+from src.models.adapter_strength import is_dora, merge_adapter, set_adapter_scale
+from src.models.adapters import ADAPTER_NAME, adapter_layers, row_norms
+from src.models.apply import load_adapter
 from src.models.base import DiffusionModel, is_own_weight
-from src.models.safetensors_header import with_sorted_header
+from src.models.eight_bit import is_eight_bit
+from src.models.export_kohya import kohya_metadata, kohya_tensors
+from src.models.peft_folder import has_learned, save_peft
 from src.models.token_embedding import token_embeddings
+from src.models.write_tensors import write_tensors
 
 __all__ = ["load_adapter", "merge_adapter", "read_adapter_header", "save_adapter", "set_adapter_scale"]
 
@@ -39,7 +53,8 @@ def save_adapter(model: DiffusionModel, folder: Path, *, metadata: Mapping[str, 
         metadata: short lineage strings for the files' headers.
 
     Returns:
-        What was written: pytorch_lora_weights.safetensors, learned_embeds.safetensors, model/.
+        What was written: pytorch_lora_weights.safetensors and kohya_lora.safetensors, or peft/ and
+        lycoris.safetensors (LoHa and LoKr); learned_embeds.safetensors; model/.
 
     Raises:
         UserError: weights that are not finite, or no space.
@@ -47,12 +62,12 @@ def save_adapter(model: DiffusionModel, folder: Path, *, metadata: Mapping[str, 
     trained = {name: tensor for name, tensor in model.denoiser.named_parameters() if tensor.requires_grad}
     _require_finite(trained)
     components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
-    adapted = {name: component for name, component in components.items() if lora_layers(component)}
+    adapted = {name: component for name, component in components.items() if adapter_layers(component)}
     full = sorted({name.split(".", 1)[0] for name in trained if is_own_weight(name)})
     header = _header(model, metadata, adapted, full)
     written: list[Path] = []
     if adapted:
-        written.append(_save_lora(model, folder / LORA_FILE, adapted, header))
+        written += _save_layers(model, folder, adapted, header)
     if token_embeddings(model):
         written.append(_save_embedding(model, folder / EMBEDDING_FILE, header))
     if full:
@@ -78,20 +93,58 @@ def _header(
         ours["placeholder"] = model.placeholder
     if full:
         ours["full"] = ",".join(full)
+    if not model.has_own_schedule:
+        # Other bases of its kind bring the right one; this adapter needs it changed.
+        ours["prediction_type"] = model.prediction_type
+        ours["zero_terminal_snr"] = str(model.has_zero_terminal_snr).lower()
     if model.max_chunks > 1:
         ours["prompt_chunks"] = str(model.num_chunks)
+    if adapted:
+        ours["method"] = _method(adapted)
     if adapted and not any(_has_learned(component) for component in adapted.values()):
         _LOG.warning(
-            "The LoRA has learned nothing: all its lora_B are zero, so it changes no image. Train for more "
-            "steps or raise optimizer.lr."
+            "The adapter has learned nothing: it is as it was before training, so it changes no image. Train "
+            "for more steps or raise optimizer.lr."
         )
         ours["nothing_learned"] = "true"
     return {"format": "pt", **metadata, **{f"{OUR_PREFIX}{key}": value for key, value in ours.items()}}
 
 
-def _has_learned(component: nn.Module) -> bool:
-    second = [tensor for name, tensor in component.named_parameters() if ".lora_B." in name]
-    return any(bool(tensor.any()) for tensor in second)
+def _method(adapted: Mapping[str, Any]) -> str:
+    (method,) = {method_of(component.peft_config[ADAPTER_NAME]) for component in adapted.values()}
+    return method
+
+
+def _has_learned(component: Any) -> bool:
+    if method_of(component.peft_config[ADAPTER_NAME]) in ("loha", "lokr"):
+        return has_learned(component)
+    layers: list[Any] = list(adapter_layers(component))
+    return any(bool(layer.lora_B[ADAPTER_NAME].weight.any()) or _has_new_lengths(layer) for layer in layers)
+
+
+def _has_new_lengths(layer: Any) -> bool:
+    if not is_dora(layer):
+        return False
+    magnitude = layer.lora_magnitude_vector[ADAPTER_NAME].weight.flatten()
+    # Weight decay alone moves a magnitude by less, and the base may have been rounded since.
+    return not torch.allclose(magnitude, row_norms(layer.get_base_layer().weight), rtol=1e-3)
+
+
+def _save_layers(
+    model: DiffusionModel, folder: Path, adapted: Mapping[str, Any], header: Mapping[str, str]
+) -> list[Path]:
+    """The adapter in the form that it is loaded from here, and in kohya's."""
+    is_lycoris = _method(adapted) in ("loha", "lokr")
+    for_tools = folder / (LYCORIS_FILE if is_lycoris else KOHYA_FILE)
+    if is_lycoris:
+        save_peft(folder / PEFT_FOLDER, adapted, header)
+        ours = folder / PEFT_FOLDER
+    else:
+        ours = _save_lora(model, folder / LORA_FILE, adapted, header)
+    write_tensors(
+        for_tools, kohya_tensors(model, adapted), {**header, **kohya_metadata(model, adapted, header)}
+    )
+    return [ours, for_tools]
 
 
 def _save_lora(
@@ -104,6 +157,11 @@ def _save_lora(
         layers = get_peft_model_state_dict(component)
         if name != "unet":
             layers = convert_state_dict_to_diffusers(layers)
+            # transformers loads DoRA's lengths under their whole name only, and leaves others out unasked.
+            layers = {
+                f"{key}.weight" if key.endswith(".lora_magnitude_vector") else key: value
+                for key, value in layers.items()
+            }
         if name == "text_encoder":
             # The published names; newer transformers have dropped the prefix, and loaders take both.
             layers = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in layers.items()}
@@ -112,32 +170,27 @@ def _save_lora(
         # Only what any version of peft knows; the rest is at its defaults.
         arguments[f"{name}_lora_adapter_metadata"] = {
             "r": config.r,
-            "lora_alpha": config.lora_alpha,
+            "lora_alpha": config.lora_alpha if not config.use_rslora else plain_alpha(config),
             "lora_dropout": config.lora_dropout,
             "target_modules": sorted(config.target_modules),
+            **({"use_dora": True} if config.use_dora else {}),
         }
     with tempfile.TemporaryDirectory() as name:
         type(model.pipeline()).save_lora_weights(name, weight_name=LORA_FILE, **arguments)
         file = Path(name) / LORA_FILE
         with safe_open(file, framework="pt") as opened:
             theirs = opened.metadata() or {}
-        _write(path, load_file(file), {**header, **theirs})
+        write_tensors(path, load_file(file), {**header, **theirs})
     return path
 
 
 def _save_embedding(model: DiffusionModel, path: Path, header: Mapping[str, str]) -> Path:
     assert model.placeholder is not None
-    rows = [embedding.row.detach().cpu()[None] for embedding in token_embeddings(model).values()]
+    rows = [embedding.rows.detach().cpu() for embedding in token_embeddings(model).values()]
     # One encoder: the token itself is the key, as diffusers reads it. Two: it is given them one by one.
     keys = (model.placeholder,) if len(rows) == 1 else _EMBEDDING_KEYS
-    _write(path, dict(zip(keys, rows, strict=True)), header)
+    write_tensors(path, dict(zip(keys, rows, strict=True)), header)
     return path
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(header))
-    require_free_space(path.parent, len(data), path.name)
-    write_bytes_atomic(path, with_sorted_header(data))
 
 
 def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str], full: Sequence[str]) -> Path:
@@ -174,6 +227,7 @@ def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str], 
 
 def base_state(module: nn.Module) -> dict[str, Tensor]:
     """A component's own weights under their ordinary names, without any adapter's or new token's."""
+    assert not is_eight_bit(module), "rounded weights are not saved as a component's own"
     plain = {}
     for name, tensor in module.state_dict().items():
         if is_own_weight(name):

@@ -1,7 +1,7 @@
 """Loads a model from a hub id, a diffusers folder or a single file."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from src.models.detect import Architecture
 from src.models.locate import CONFIGS, local_path, look_at
 from src.models.quiet import quiet_libraries
 from src.models.safetensors_header import read_header
+from src.models.schedule import schedule_of
 from src.models.sd15 import StableDiffusion15Denoiser, StableDiffusion15Model
 from src.models.sdxl import StableDiffusionXLModel
 from src.models.tokens import load_tokenizer
@@ -103,7 +104,7 @@ def _load_folder(
         "vae": loaded["vae"],
         "text_encoders": {name: loaded[name] for name in _ENCODERS[architecture]},
         "tokenizers": tokenizers,
-        "scheduler_config": read_json(folder / "scheduler" / "scheduler_config.json"),
+        "scheduler_config": schedule_of(folder, architecture),
         "weight_files": files,
         "force_zeros_for_empty_prompt": _zeros_for_empty(folder),
     }
@@ -170,7 +171,7 @@ def _load_single_file(path: Path, architecture: Architecture, dtype: torch.dtype
         "vae": vae,
         "text_encoders": encoders,
         "tokenizers": tokenizers,
-        "scheduler_config": _single_file_schedule(path, configs),
+        "scheduler_config": schedule_of(path, architecture),
         "weight_files": {name: [path, configs / name / "config.json"] for name in ("unet", "vae", *names)},
         "force_zeros_for_empty_prompt": _zeros_for_empty(configs),
     }
@@ -183,17 +184,6 @@ def _config_folder(folder: Path, architecture: Architecture) -> Path:
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(source.read_bytes())
     return folder
-
-
-def _single_file_schedule(path: Path, configs: Path) -> Mapping[str, Any]:
-    config: dict[str, Any] = read_json(configs / "scheduler" / "scheduler_config.json")
-    # Empty tensors by which v-prediction checkpoints say what they are (also read by ComfyUI).
-    shapes = read_header(path).shapes
-    if "v_pred" in shapes:
-        config["prediction_type"] = "v_prediction"
-    if "ztsnr" in shapes:
-        config["rescale_betas_zero_snr"] = True
-    return config
 
 
 def _load_vae(path: str, architecture: Architecture, variant: str | None) -> tuple[AutoencoderKL, list[Path]]:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from src.models.chunks import split_prompt, unseen_text
+from src.models.chunks import spelled_out, split_prompt, unseen_text
 
 if TYPE_CHECKING:
     from src.models.base import DiffusionModel
@@ -69,7 +69,7 @@ def cut_warnings(model: "DiffusionModel", texts: Iterable[tuple[str, str]]) -> l
 
 def _one_chunk(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Int[Tensor, "b t"]:
     ids: Tensor = tokenizer(
-        list(prompts),
+        [spelled_out(tokenizer, prompt) for prompt in prompts],
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,

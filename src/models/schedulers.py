@@ -1,16 +1,19 @@
 """The samplers that generation can choose from, made from a model's own scheduler configuration."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
 
 from src.errors import UserError
+
+PredictionType = Literal["epsilon", "v_prediction"]
 
 _SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     # DPM-Solver++ (2M), arXiv 2211.01095, algorithm 2.
@@ -36,6 +39,22 @@ _KEPT = (
     "set_alpha_to_one",
     "clip_sample",
 )
+
+
+def training_scheduler(config: Mapping[str, Any]) -> DDPMScheduler:
+    """The schedule of training (DDPM) from a model's scheduler configuration.
+
+    Raises:
+        UserError: the model predicts something else than noise or v.
+    """
+    scheduler = DDPMScheduler.from_config(dict(config))
+    asked = scheduler.config.prediction_type
+    if asked not in get_args(PredictionType):
+        raise UserError(
+            f"The model's scheduler asks for prediction_type={asked}, known are "
+            f"{', '.join(get_args(PredictionType))}. Use a model of one of these kinds."
+        )
+    return scheduler
 
 
 def require_scheduler(key: str, name: str) -> None:

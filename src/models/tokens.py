@@ -9,7 +9,7 @@ from typing import final
 from transformers import CLIPTokenizer
 
 from src.errors import UserError
-from src.models.chunks import unseen_text
+from src.models.chunks import add_tokens, count_tokens, unseen_text
 from src.models.detect import detect_folder, detect_single_file
 from src.models.hub import cached_folder, is_hub_id
 
@@ -36,7 +36,7 @@ class TokenCounter:
 
     def count(self, prompt: str) -> int:
         """Tokens of a prompt before it is cut, without start and end."""
-        return max(len(each(prompt, verbose=False).input_ids) for each in self.tokenizers) - 2
+        return count_tokens(self.tokenizers, prompt)
 
     def unseen(self, prompt: str) -> str:
         """The end of a prompt that the text encoders do not see."""
@@ -44,14 +44,20 @@ class TokenCounter:
 
 
 def token_counter(
-    path: str, *, revision: str | None = None, placeholder: str | None = None, max_chunks: int = 1
+    path: str,
+    *,
+    revision: str | None = None,
+    placeholder: str | None = None,
+    num_vectors: int = 1,
+    max_chunks: int = 1,
 ) -> TokenCounter | None:
     """Counts with the tokenizers of a base model that is on this machine; None if it is not.
 
     Args:
         path: hub id, diffusers folder or single file; nothing is downloaded.
         revision: of a hub id.
-        placeholder: a word that gets a token of its own, if one is trained.
+        placeholder: a word that gets a token of its own, if one is trained,
+        num_vectors: or so many tokens.
         max_chunks: that a prompt may have.
 
     Raises:
@@ -70,7 +76,7 @@ def token_counter(
     )
     if placeholder is not None:
         for tokenizer in tokenizers:
-            tokenizer.add_tokens(placeholder)
+            add_tokens(tokenizer, placeholder, num_vectors)
     return TokenCounter(tokenizers=tokenizers, max_chunks=max_chunks)
 
 

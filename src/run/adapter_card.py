@@ -33,6 +33,7 @@ def write_adapter_card(
             [
                 *_front_matter(folder, about, architecture=architecture),
                 *_facts(about, architecture=architecture, loss=loss),
+                *_schedule(config),
                 *_use(config),
                 *_credit(about.get("attribution")),
             ]
@@ -61,6 +62,27 @@ def _facts(about: Mapping[str, str], *, architecture: str, loss: float | None) -
     }
     lines = [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows.items()]
     return [f"# {about['run']}", "", "Trained with Darkroom.", "", "| | |", "|---|---|", *lines, ""]
+
+
+def _schedule(config: TrainConfig) -> list[str]:
+    """How to sample, where it is not as the base model is sampled."""
+    kind, is_zero = config.trainer.prediction_type, config.trainer.zero_terminal_snr
+    if kind == "auto" and not is_zero:
+        return []
+    changes = [] if kind == "auto" else [f'prediction_type="{kind}"']
+    changes += ["rescale_betas_zero_snr=True", 'timestep_spacing="trailing"'] if is_zero else []
+    return [
+        "## Sampling",
+        "",
+        "Trained to another noise schedule or prediction than its base model's. In diffusers:",
+        "",
+        "```python",
+        "pipeline.scheduler = DDIMScheduler.from_config(",
+        f"    pipeline.scheduler.config, {', '.join(changes)}",
+        ")",
+        "```",
+        "",
+    ]
 
 
 def _use(config: TrainConfig) -> list[str]:

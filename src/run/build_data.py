@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from src.config.checks import parse_size
 from src.config.dataset_schema import DatasetConfig
@@ -11,11 +13,14 @@ from src.config.schema import TrainConfig
 from src.config.targets import build
 from src.data.buckets import BucketRules, bucket_rules, describe_buckets
 from src.data.data_manager import DataManager
+from src.data.mask_problems import find_masks, num_unused
+from src.data.masks import MaskSource
 from src.data.preflight import DatasetReport, none_left, refuse, survey_dataset, too_few
 from src.data.readers.common import read_attribution
 from src.data.records import ReadResult, few
 from src.data.split import Split, split_file_path, split_records, split_warnings
 from src.models.locate import cached_resolution, native_resolution
+from src.models.schedule import check_schedule
 from src.run.class_folder import ClassImages, survey_class_folder
 
 log = logging.getLogger(__name__)
@@ -33,12 +38,14 @@ class PreparedData:
         report: what the preflight saw; its problems are what was left out.
         split: training and validation records.
         class_images: what accompanies the training images; those that the base model draws come later.
+        masks: what of each image is to be learned, by record id; empty without masks.
     """
 
     result: ReadResult
     report: DatasetReport
     split: Split
     class_images: ClassImages | None = None
+    masks: Mapping[str, MaskSource] = field(default_factory=dict)
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -110,7 +117,7 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
         UserError: with all that must be mended.
     """
     is_skipping = config.dataset.on_problem == "skip"
-    result = read_dataset(config)
+    result, masks = with_masks(config, read_dataset(config))
     report = survey(config, result, size=size, decode_all=is_skipping)
     class_images = survey_class_folder(config, report, size=size, decode_all=is_skipping)
     _refuse_problems(config, report, class_images)
@@ -130,8 +137,33 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
     for warning in split_warnings(split, report.group_keys):
         log.warning("%s", warning)
     return PreparedData(
-        result=replace(result, records=report.records), report=report, split=split, class_images=class_images
+        result=replace(result, records=report.records),
+        report=report,
+        split=split,
+        class_images=class_images,
+        masks=masks,
     )
+
+
+def with_masks(config: TrainConfig, result: ReadResult) -> tuple[ReadResult, dict[str, MaskSource]]:
+    """Adds to what a reader found what is wrong with the masks.
+
+    Returns:
+        That, and the masks by record id; none without masks.
+    """
+    dataset = config.dataset
+    if dataset.masks == "none":
+        unused = num_unused(result.records)
+        remedy = "set dataset.masks=files, or move them away"
+        warning = [f"{unused} images have masks, which are not used: {remedy}."] if unused else []
+        return replace(result, warnings=[*result.warnings, *warning]), {}
+    found = find_masks(
+        result.records,
+        kind=dataset.masks,
+        folder=Path(dataset.path),
+        memo_file=Path(config.paths.cache_dir) / "inspections" / f"{_folder_key(dataset)}-masks.json",
+    )
+    return replace(result, problems=[*result.problems, *found.problems]), found.sources
 
 
 def survey(
@@ -201,16 +233,22 @@ def rules_of(dataset: DatasetConfig, *, size: tuple[int, int]) -> BucketRules | 
 def training_size(config: TrainConfig) -> tuple[int, int]:
     """(width, height) of the training images in pixels: as configured, or as the base model was made for.
 
-    Looks at the base model's configurations in any case: one that is missing or not supported is refused
-    before any work.
+    Looks at the base model's configurations in any case: one that is missing, not supported or cannot be
+    trained as configured is refused before any work.
     """
     model, resolution = config.model, config.dataset.resolution
     assert model.path is not None
-    native = native_resolution(
+    where: dict[str, Any] = {
+        "architecture": model.architecture,
+        "revision": model.revision,
+        "variant": model.variant,
+    }
+    native = native_resolution(model.path, **where)
+    check_schedule(
         model.path,
-        architecture=model.architecture,  # type: ignore[arg-type]  # checked by the schema
-        revision=model.revision,
-        variant=model.variant,
+        **where,
+        prediction_type=config.trainer.prediction_type,
+        zero_terminal_snr=config.trainer.zero_terminal_snr,
     )
     return parse_size("dataset.resolution", native if resolution is None else resolution)
 

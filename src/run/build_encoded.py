@@ -63,6 +63,7 @@ def encoded_dataset(
         text_cache=text_cache,
         caption_dropout=config.trainer.caption_dropout if train else 0.0,
         background=parse_colour(dataset.background),
+        masks=data.masks,
     )
 
 

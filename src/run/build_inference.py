@@ -16,7 +16,13 @@ from src.inference.compare import Judges, SamplingSettings
 from src.inference.resolve import AdapterSource
 from src.metrics.evaluate import measure_photos, words_for_clip
 from src.metrics.features import ClipExtractor, DinoExtractor
-from src.models.adapter_files import MODEL_FOLDER, OUR_PREFIX, find_adapter_files, read_adapter_header
+from src.models.adapter_files import (
+    MODEL_FOLDER,
+    OUR_PREFIX,
+    PEFT_FOLDER,
+    find_adapter_files,
+    read_adapter_header,
+)
 from src.models.base import DiffusionModel
 from src.models.detect import Architecture
 from src.models.locate import architecture_of
@@ -181,13 +187,10 @@ def _has_content(path: Path, digest: str) -> bool:
 
 def _header(path: Path) -> dict[str, Any]:
     """The header of an adapter's file; nothing for a checkpoint, which has none."""
-    if path.is_dir() and not any(path.glob("*.safetensors")) and not (path / MODEL_FOLDER).is_dir():
+    if path.is_dir() and not any(
+        (*path.glob("*.safetensors"), *path.glob(f"{MODEL_FOLDER}/"), *path.glob(f"{PEFT_FOLDER}/"))
+    ):
         return {}
     if (path / "manifest.json").is_file():
         return {}
-    files = find_adapter_files(path)
-    file = files.lora or files.embedding
-    if file is None:
-        assert files.model is not None, "an adapter has one of them"
-        file = files.model / "unet" / "diffusion_pytorch_model.safetensors"
-    return read_adapter_header(file)
+    return read_adapter_header(find_adapter_files(path).with_headers()[0])

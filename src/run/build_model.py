@@ -15,6 +15,7 @@ from src.models.adapters import (
     attach,
 )
 from src.models.base import DiffusionModel
+from src.models.eight_bit import to_eight_bits
 from src.models.load import load_model
 from src.models.prompts import cut_warnings
 from src.run.build_data import PreparedData
@@ -51,13 +52,18 @@ def adapter_settings(config: AdapterConfig, *, placeholder: str | None) -> Adapt
         text_encoder=config.text_encoder,  # type: ignore[arg-type]
         text_encoder_2=config.text_encoder_2,  # type: ignore[arg-type]
         token_embedding=config.token_embedding,  # type: ignore[arg-type]
+        method=config.method,  # type: ignore[arg-type]
         rank=config.rank,
         alpha=config.alpha,
+        rslora=config.rslora,
         dropout=config.dropout,
+        rank_dropout=config.rank_dropout,
+        lokr_factor=config.lokr_factor,
         target_modules=tuple(config.target_modules),
         text_target_modules=tuple(config.text_target_modules),
         placeholder=placeholder if config.token_embedding == "train" else None,
         initializer_word=config.initializer_word,
+        num_token_vectors=config.num_token_vectors,
     )
 
 
@@ -89,8 +95,14 @@ def prepare_model(
     config: TrainConfig, model: DiffusionModel, accelerator: Accelerator
 ) -> list[TrainableGroup]:
     """Attaches to the base model what is trained, and moves both to the device."""
+    model.use_schedule(
+        prediction_type=config.trainer.prediction_type, zero_terminal_snr=config.trainer.zero_terminal_snr
+    )
     settings = adapter_settings(config.adapter, placeholder=config.dataset.placeholder)
     groups = attach(model, settings, seed=config.trainer.seed)
+    if config.trainer.base_precision != "auto":
+        # From the files' digits, and before it moves: the device never holds the weights of full size.
+        to_eight_bits(model.unet, config.trainer.base_precision)  # type: ignore[arg-type]  # checked by the schema
     if config.trainer.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     model.to_device(accelerator.device, DTYPES[accelerator.mixed_precision])

@@ -14,6 +14,7 @@ from src.config.schema import TrainConfig
 from src.config.targets import resolve
 from src.data.loader import step_batches
 from src.data.order import Position, num_micro_batches
+from src.diffusion.timesteps import TimestepSampling
 from src.errors import UserError
 from src.loggers.multi import MultiLogger
 from src.models.adapters import (
@@ -23,6 +24,7 @@ from src.models.adapters import (
 )
 from src.models.base import DiffusionModel
 from src.run.build_sides import EncodedSides
+from src.run.memory_settings import remedies
 from src.training.checkpoint import Checkpointer
 from src.training.objective import Objective
 from src.training.optimizer_step import Share
@@ -59,6 +61,7 @@ def build_trainer(
     must_match: dict[str, Any],
     configured: Mapping[str, Any],
     memory: PhaseMemory,
+    size: tuple[int, int],
 ) -> Trainer:
     """Puts the loop together."""
     trainer, world_size, train = config.trainer, accelerator.num_processes, sides.train
@@ -115,7 +118,17 @@ def build_trainer(
     objective = Objective(
         prediction_type=model.prediction_type,
         alphas_cumprod=model.alphas_cumprod,
-        min_snr_gamma=trainer.min_snr_gamma,
+        min_snr_gamma=trainer.min_snr_cap,
+        is_debiased=trainer.loss_weighting == "debiased",
+        noise_offset=trainer.noise_offset,
+        timesteps=TimestepSampling(
+            distribution=trainer.timestep_sampling,
+            first=trainer.min_timestep,
+            end=trainer.max_timestep,
+            mean=trainer.logit_normal_mean,
+            std=trainer.logit_normal_std,
+        ),
+        unmasked_weight=trainer.unmasked_weight,
         seed=trainer.seed,
         tokenize=model.tokenize,
     )
@@ -147,4 +160,5 @@ def build_trainer(
         wait_for_space=trainer.on_full_disk == "wait",
         spike_factor=trainer.spike_factor,
         memory=memory,
+        memory_remedies=remedies(config, size=size),
     )

@@ -26,6 +26,7 @@ from src.run.build_data import (
     read_dataset,
     split_dataset,
     survey,
+    with_masks,
 )
 from src.run.class_folder import survey_class_folder
 from src.run.records import where_lines, write_config
@@ -77,7 +78,8 @@ def find(config: TrainConfig) -> Findings:
     problems: list[Problem] = []
     warnings: list[str] = []
     _fetch_model(config, warnings)
-    result, size = read_dataset(config), known_training_size(config)
+    result, _ = with_masks(config, read_dataset(config))
+    size = known_training_size(config)
     if dataset.buckets.enabled and size is None:
         warnings.append(NO_BUCKETS_YET)
     report = survey(config, result, size=size, decode_all=True)
@@ -156,6 +158,7 @@ def _caption_tokens(config: TrainConfig, records: list[Record], warnings: list[s
             str(model.path),
             revision=model.revision,
             placeholder=placeholder,
+            num_vectors=config.adapter.num_token_vectors,
             max_chunks=model.max_prompt_chunks if model.long_prompts else 1,
         )
     except UserError as error:

@@ -11,6 +11,7 @@ import yaml
 from src.config.cli import Job, Outcome
 from src.config.dataset_schema import ClassImagesConfig
 from src.config.schema import TrainConfig
+from src.config.trainer_schema import TrainerConfig
 from src.data.buckets import bucket_counts
 from src.data.records import Record
 from src.files import read_json, write_json_atomic, write_text_atomic
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from src.training.state import TrainResult
 
 _LABEL_WIDTH = 18
+# What of the adapter is off by default, and how it is then.
+_ADAPTER_OFF: dict[str, Any] = {
+    "method": "lora",
+    "rslora": False,
+    "rank_dropout": 0.0,
+    "lokr_factor": None,
+    "num_token_vectors": 1,
+}
 
 
 def lineage_of(
@@ -53,7 +62,7 @@ def lineage_of(
         prompt_chunks=model.num_chunks if model.max_chunks > 1 else None,
         buckets=bucket_counts(data.report.training_sizes) if config.dataset.buckets.enabled else {},
     )
-    return {**lineage, "skipped": skipped(data)}
+    return {**lineage, "masks_hash": masks_hash(data), "skipped": skipped(data)}
 
 
 def hashes_of(data: PreparedData) -> dict[str, Any]:
@@ -61,10 +70,19 @@ def hashes_of(data: PreparedData) -> dict[str, Any]:
     class_images = data.class_images
     return {
         "dataset_hash": dataset_hash(data.report.hashes, captions_of(data.result.records)),
+        "masks_hash": masks_hash(data),
         "class_images_hash": None
         if class_images is None
         else dataset_hash(class_images.hashes, captions_of(class_images.records)),
     }
+
+
+def masks_hash(data: PreparedData) -> str | None:
+    """One hash over the masks of all images that are used; None without masks."""
+    used = [record.id for record in data.result.records if record.id in data.masks]
+    if not used:
+        return None
+    return dataset_hash({id: data.masks[id].content for id in used}, dict.fromkeys(used, "mask"))
 
 
 def captions_of(records: Sequence[Record]) -> dict[str, str]:
@@ -119,7 +137,7 @@ def must_match(
         "dataset.placeholder": placeholder,
         "dataset.background": dataset.background,
         "adapter.dropout": config.adapter.dropout,
-        "trainer.min_snr_gamma": trainer.min_snr_gamma,
+        "trainer.min_snr_gamma": trainer.min_snr_cap,
         "trainer.max_grad_norm": trainer.max_grad_norm,
         "trainer.mixed_precision": mixed_precision,
         "trainer.num_validation_timesteps": trainer.num_validation_timesteps,
@@ -145,19 +163,46 @@ def _chosen(
     config: TrainConfig, lineage: Mapping[str, Any], *, size: tuple[int, int] | None
 ) -> dict[str, Any]:
     """The same of what is off by default, where it is on: else a run agrees with older ones that lack it."""
-    trainer, dataset, chosen = config.trainer, config.dataset, dict[str, Any]()
+    trainer, dataset, chosen = config.trainer, config.dataset, _objective(config.trainer)
     if trainer.prior_loss_weight is not None:
         chosen["trainer.prior_loss_weight"] = trainer.prior_loss_weight
         chosen |= _class_images(dataset.class_images, lineage)
     if trainer.ema_decay is not None:
         chosen["trainer.ema_decay"] = trainer.ema_decay
+    if trainer.base_precision != "auto":
+        chosen["trainer.base_precision"] = trainer.base_precision
     if config.model.long_prompts:
         chosen["prompt chunks"] = lineage.get("prompt_chunks", UNKNOWN)
         chosen["model.max_prompt_chunks"] = config.model.max_prompt_chunks
+    if dataset.masks != "none":
+        chosen["dataset.masks"] = dataset.masks
+        chosen["trainer.unmasked_weight"] = trainer.unmasked_weight
+        chosen["masks_hash"] = lineage.get("masks_hash", UNKNOWN)
+    for name, value in _ADAPTER_OFF.items():
+        if getattr(config.adapter, name) != value:
+            chosen[f"adapter.{name}"] = getattr(config.adapter, name)
     if dataset.buckets.enabled:
         chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
     if dataset.cache and dataset.cache_precision != "fp32":
         chosen["dataset.cache_precision"] = dataset.cache_precision
+    return chosen
+
+
+def _objective(trainer: TrainerConfig) -> dict[str, Any]:
+    """What is learned, where it is not what it is by default."""
+    default = TrainerConfig(max_steps=1)
+    names = [
+        *("noise_offset", "prediction_type", "zero_terminal_snr", "timestep_sampling"),
+        *("logit_normal_mean", "logit_normal_std", "min_timestep", "max_timestep"),
+    ]
+    chosen = {
+        f"trainer.{name}": getattr(trainer, name)
+        for name in names
+        if getattr(trainer, name) != getattr(default, name)
+    }
+    if trainer.loss_weighting == "debiased":
+        # The others are told apart by the cap of min_snr.
+        chosen["trainer.loss_weighting"] = trainer.loss_weighting
     return chosen
 
 

@@ -97,7 +97,11 @@ def _make_room(
     def of_image(size: tuple[int, int]) -> int:
         return on_disk(
             latent_entry_bytes(
-                size, channels=model.latent_channels, factor=model.vae_scale_factor, precision=precision
+                size,
+                channels=model.latent_channels,
+                factor=model.vae_scale_factor,
+                precision=precision,
+                has_mask=any(side.reader.has_masks for side in filled),
             )
         )
 

@@ -28,6 +28,7 @@ from src.run.build_data import PreparedData, describe, ensure_files, prepare_dat
 from src.run.build_model import fix_prompt_chunks, load_base_and_data, prepare_model
 from src.run.build_sides import encode_sides
 from src.run.build_trainer import build_trainer, check_optimizer
+from src.run.memory_preflight import memory_preflight, samplers_of
 from src.run.records import hashes_of, lineage_of, must_match, where_lines, write_records, write_result
 from src.run.room_agreement import cache_lease
 from src.run.trackers import open_logger
@@ -95,34 +96,45 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
             memory.use(logger)
             with memory.phase("cache"):
                 sides = encode_sides(config, data, model=model, accelerator=accelerator, agreement=agreement)
-            loop = build_trainer(
-                config,
+            make_loop = functools.partial(
+                build_trainer,
                 accelerator=accelerator,
                 model=model,
                 groups=groups,
                 sides=sides,
-                callbacks=callbacks,
                 logger=logger,
                 run_dir=job.run_dir,
                 must_match=agreed(lineage, size=size),
                 configured=redact(job.resolved),
                 memory=memory,
+                size=size,
             )
+            if trainer.memory_preflight:
+                memory_preflight(
+                    config,
+                    make_loop=functools.partial(make_loop, callbacks=[]),
+                    model=model,
+                    sides=sides,
+                    samplers=samplers_of(config, callbacks),
+                    accelerator=accelerator,
+                    agreement=agreement,
+                    size=size,
+                )
+            loop = make_loop(config, callbacks=callbacks)
             loop.restore()
             # Only now: a run that cannot be continued keeps the records that say what it was.
             if is_main:
                 write_records(job, {**lineage, "resumed_with_changes": list(loop.changes)}, logger)
             result = loop.fit()
-            if result.received_signal is None:
-                _export(
-                    result,
-                    model,
-                    config=config,
-                    job=job,
-                    metadata=short_form(lineage, job.resolved),
-                    logger=logger,
-                    is_main=is_main,
-                )
+            _export(
+                result,
+                model,
+                config=config,
+                job=job,
+                metadata=short_form(lineage, job.resolved),
+                logger=logger,
+                is_main=is_main,
+            )
             agreement.wait()
             logger.close("completed" if result.received_signal is None else "aborted", result.stop_reason)
         outcome = _outcome(result, callbacks, seconds=time.monotonic() - started)
@@ -207,7 +219,12 @@ def _export(
     logger: MultiLogger,
     is_main: bool,
 ) -> None:
-    """Hands over the best adapter: the run's `adapter/` folder. Sharded weights need every rank for it."""
+    """Hands over the best adapter: the run's `adapter/` folder. Sharded weights need every rank for it.
+
+    Not of a run that a signal stopped: it is to be continued.
+    """
+    if result.received_signal is not None:
+        return
     with whole(model.denoiser):
         if is_main:
             _save_adapter(result, model, config=config, job=job, metadata=metadata, logger=logger)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from src.errors import UserError
 from src.models.devices import choose_device
@@ -57,7 +58,13 @@ def make_accelerator(
     # accelerate keeps its settings in class attributes and refuses others in the same process.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     GradientState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=device == "cpu")
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        cpu=device == "cpu",
+        # No buffer of a model changes while training, and weights in 8 bits are buffers: without this DDP
+        # would send them round at each step.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
     # accelerate launch --cpu --num_processes 2 starts one process and says nothing.
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from src.data.batches import Batch
 from src.diffusion.loss import per_sample_loss
-from src.diffusion.noise import addressed_noise
+from src.diffusion.noise import addressed_noise, offset_noise
 from src.diffusion.targets import add_noise, sample_posterior, training_target
-from src.diffusion.timesteps import addressed_timesteps
-from src.diffusion.weights import min_snr_weights, snr
+from src.diffusion.timesteps import UNIFORM, TimestepSampling, addressed_timesteps
+from src.diffusion.weights import debiased_weights, min_snr_weights, snr
 
+Addresses = tuple[Sequence[str], Sequence[int], Sequence[int]]
 Tokenize = Callable[[Sequence[str]], Int[Tensor, "n b t"]]
 
 
@@ -24,7 +25,7 @@ class MicroLoss:
 
     Attributes:
         total: sum of the weighted losses of its samples, to be differentiated.
-        per_sample: each sample's plain loss, on the device.
+        per_sample: each sample's loss before it is weighted by its timestep, on the device.
         timesteps: each sample's timestep, on the CPU.
     """
 
@@ -42,6 +43,10 @@ class Objective:
         min_snr_gamma: cap of the min-SNR weights, None for weight 1 at each timestep.
         seed: the run's seed.
         tokenize: prompts to token ids, for batches without embeddings.
+        is_debiased: weights of debiased estimation, in place of min-SNR weights.
+        noise_offset: strength of `offset_noise`, 0 for plain noise.
+        timesteps: how they are distributed.
+        unmasked_weight: of what a batch's masks leave out.
     """
 
     def __init__(
@@ -52,12 +57,21 @@ class Objective:
         min_snr_gamma: float | None,
         seed: int,
         tokenize: Tokenize,
+        is_debiased: bool = False,
+        noise_offset: float = 0.0,
+        timesteps: TimestepSampling = UNIFORM,
+        unmasked_weight: float = 0.0,
     ) -> None:
+        assert min_snr_gamma is None or not is_debiased, "one kind of weights at a time"
         self._prediction_type = prediction_type
         self._alphas_cumprod = alphas_cumprod
         self._min_snr_gamma = min_snr_gamma
         self._seed = seed
         self._tokenize = tokenize
+        self._is_debiased = is_debiased
+        self._noise_offset = noise_offset
+        self._timesteps = timesteps
+        self._unmasked_weight = unmasked_weight
 
     def __call__(self, denoiser: nn.Module, batch: Batch, *, device: torch.device) -> MicroLoss:
         """Draws latents, noise and timesteps, predicts, and weighs the errors.
@@ -70,10 +84,13 @@ class Objective:
         addresses = (batch.ids, batch.pass_numbers, batch.draws)
         shape = batch.mean.shape[1:]
         timesteps = addressed_timesteps(
-            *addresses, seed=self._seed, num_train_timesteps=len(self._alphas_cumprod)
+            *addresses,
+            seed=self._seed,
+            num_train_timesteps=len(self._alphas_cumprod),
+            sampling=self._timesteps,
         )
         posterior = addressed_noise(*addresses, seed=self._seed, shape=shape, purpose="posterior")
-        noise = to_device(addressed_noise(*addresses, seed=self._seed, shape=shape, purpose="noise"), device)
+        noise = to_device(self._noise(addresses, shape), device)
         latents = sample_posterior(
             to_device(batch.mean, device), to_device(batch.std, device), to_device(posterior, device)
         )
@@ -82,13 +99,26 @@ class Objective:
         noisy = add_noise(latents, noise, on_device, self._alphas_cumprod)
         target = training_target(self._prediction_type, latents, noise, on_device, self._alphas_cumprod)
         prediction = denoiser(noisy, on_device, **conditions(batch, self._tokenize, device))
-        per_sample = per_sample_loss(prediction, target)
-        weights = to_device(batch.weights, device)
-        if self._min_snr_gamma is not None:
-            ratio = snr(self._alphas_cumprod, on_device)
-            weights = weights * min_snr_weights(ratio, self._min_snr_gamma, self._prediction_type)
+        masks = None if batch.masks is None else to_device(batch.masks, device)
+        per_sample = per_sample_loss(prediction, target, masks, unmasked_weight=self._unmasked_weight)
+        weights = to_device(batch.weights, device) * self._weights(on_device)
         total = (weights * per_sample).sum()
         return MicroLoss(total=total, per_sample=per_sample.detach(), timesteps=timesteps)
+
+    def _noise(self, addresses: Addresses, shape: torch.Size) -> Float[Tensor, "b c h w"]:
+        noise = addressed_noise(*addresses, seed=self._seed, shape=shape, purpose="noise")
+        if self._noise_offset == 0:
+            return noise
+        return offset_noise(noise, *addresses, seed=self._seed, strength=self._noise_offset)
+
+    def _weights(self, timesteps: Int[Tensor, " b"]) -> Float[Tensor, " b"] | float:
+        """Of each sample's timestep."""
+        if self._is_debiased:
+            return debiased_weights(snr(self._alphas_cumprod, timesteps), self._prediction_type)
+        if self._min_snr_gamma is None:
+            return 1.0
+        ratio = snr(self._alphas_cumprod, timesteps)
+        return min_snr_weights(ratio, self._min_snr_gamma, self._prediction_type)
 
 
 def conditions(batch: Batch, tokenize: Tokenize, device: torch.device) -> dict[str, Any]:

@@ -134,10 +134,10 @@ class Observers:
 
     @contextmanager
     def _untouched(self, callback: Callback, *address: int | str) -> Iterator[None]:
+        applied = nullcontext() if self._evaluation is None else self._evaluation.applied()
         # Sharded weights are whole only with all ranks there, so not for a callback of the main one alone.
         weights = whole(self._module) if callback.on_every_rank else nullcontext()
-        applied = nullcontext() if self._evaluation is None else self._evaluation.applied()
-        with weights, self._guard.untouched(*address), applied:
+        with applied, weights, self._guard.untouched(*address):
             yield
 
     def mark(self, what: str, step: int, error: BaseException) -> None:

@@ -64,6 +64,7 @@ class OptimizerStep:
 
     Attributes:
         scalar_names: names of the scalars that a step returns.
+        in_work: the batch whose forward or backward pass is going on, or failed; else None.
         is_updating: true while weights are written; after an error in there they are of no step.
     """
 
@@ -87,6 +88,7 @@ class OptimizerStep:
             "grad_norm/total",
             *(f"grad_norm/{group.name}" for group in groups),
         ]
+        self.in_work: Batch | None = None
         self.is_updating = False
         self._accelerator = accelerator
         self._denoiser = denoiser
@@ -152,6 +154,7 @@ class OptimizerStep:
 
     def _accumulate(self, part: _Part, num_samples: int) -> MicroLoss:
         rank, position = self._accelerator.process_index, part.micro_batch.position
+        self.in_work = part.batch
         with forked_rng(self._seed, part.purpose, position.pass_number, position.index, rank):
             loss = self._objective(self._denoiser, part.batch, device=self._accelerator.device)
             # DDP averages over ranks, we divide by the samples of all of them.
@@ -161,6 +164,7 @@ class OptimizerStep:
                 # product, because torch.where would give the loss a gradient of zero, not of NaN.
                 scaled = scaled * torch.where(self._bad_step >= 0, torch.nan, 1.0)
             self._accelerator.backward(scaled)
+        self.in_work = None
         return loss
 
     def _clip(self) -> Float[Tensor, " k"]:

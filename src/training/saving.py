@@ -75,11 +75,11 @@ class Saver:
         self._snapshot = snapshot
         self._is_main = accelerator.is_main_process
         self._agreement = agreement
-        self._gathered: Taken | None = None
         self._signals = signals
         self._every_minutes = every_minutes
         self._waits_for_space = wait_for_space
         self._saved_at = time.monotonic()
+        self._gathered: Taken | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is or would be."""
@@ -141,8 +141,8 @@ class Saver:
         if cause is not None:
             raise failure or UserError(f"The main process could not write a checkpoint: {cause}")
         self.saved_step = state.step
-        self._gathered = None
         self._saved_at = time.monotonic()
+        self._gathered = None
 
     def rescue(self, state: TrainState) -> None:
         """Writes a checkpoint after an error. No collectives: the other ranks may be anywhere."""

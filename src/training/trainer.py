@@ -27,6 +27,7 @@ from src.training.objective import Objective
 from src.training.observers import Observers, describe
 from src.training.optimizer_step import OptimizerStep, Share
 from src.training.optimizers import ParameterGroup, estimated_rates, parameter_names, set_learning_rates
+from src.training.out_of_memory import explained
 from src.training.phase_memory import PhaseMemory
 from src.training.plan import Plan, is_due
 from src.training.running_means import RunningMeans
@@ -75,6 +76,7 @@ class Trainer:
         wait_for_space: on a full disk wait; else end the run with an error.
         spike_factor: how many times their recent level loss and gradient norm are reported as spikes.
         memory: reports memory at the end of each phase.
+        memory_remedies: what to change when a step does not fit into memory, the cheapest first.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Trainer:
         wait_for_space: bool = False,
         spike_factor: float | None = None,
         memory: PhaseMemory | None = None,
+        memory_remedies: Sequence[str] = ("a smaller batch",),
     ) -> None:
         self._plan = plan
         self._accelerator = accelerator
@@ -119,6 +122,7 @@ class Trainer:
         self._output_dir = output_dir
         self._seed = seed
         self._resume = resume
+        self._memory_remedies = memory_remedies
         wrapped_denoiser, wrapped_optimizer = prepare(accelerator, denoiser, optimizer)
         self._evaluation = make_evaluation_weights(groups, optimizer=optimizer, ema_decay=ema_decay)
         self._optimizer_step = OptimizerStep(
@@ -190,6 +194,22 @@ class Trainer:
         self._start_step = self._state.step
         self._is_restored = True
 
+    def rehearse(self, share: Share) -> None:
+        """Takes steps on one micro-batch, as `fit` would, for what they need of memory.
+
+        Weights, optimiser and all else change as in training, and nothing is saved or logged. The caller puts
+        the model back and makes another trainer for the run.
+        """
+        self._denoiser.train()
+        # The second one begins with the optimiser's state in place, the second micro-batch with gradients.
+        for _ in range(2):
+            self._optimizer_step.take(self._state, [share] * min(2, self._plan.gradient_accumulation_steps))
+
+    def rehearse_validation(self) -> None:
+        """Measures one batch, the one that takes the most memory."""
+        if self._validator is not None:
+            self._validator.rehearse()
+
     def fit(self) -> TrainResult:
         """Trains.
 
@@ -246,7 +266,9 @@ class Trainer:
 
     def _step(self, shares: Sequence[Share]) -> None:
         rates = set_learning_rates(self._optimizer, self._plan.learning_rate_factor(self._state.step))
-        self._means.add(self._optimizer_step.take(self._state, shares))
+        work = self._optimizer_step
+        with explained(self._state.step + 1, lambda: work.in_work, remedies=self._memory_remedies):
+            self._means.add(work.take(self._state, shares))
         num_samples = sum(len(micro_batch.draws) for micro_batch, _ in shares)
         self._state = replace(
             self._state,
@@ -320,7 +342,7 @@ class Trainer:
         self._validated_step = step
         with self._stopwatch.paused(), self._memory.phase("validate", step=step):
             try:
-                with whole(self._denoiser), self._evaluation.applied():
+                with self._evaluation.applied(), whole(self._denoiser):
                     tables = self._validator.measure()
             except Exception as error:
                 failure = error

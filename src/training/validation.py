@@ -1,5 +1,6 @@
 """Validation as a ruler: the same images, noise and timesteps each time, whatever the batch or world size."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -92,6 +93,20 @@ class Validator:
             self._denoiser.eval()
             return [self._measure_set(*pair) for pair in zip(self._sets, self._ids, strict=True)]
 
+    def rehearse(self) -> None:
+        """Measures at one timestep this rank's batch with the most pixels, for what it needs of memory."""
+        self._alphas_cumprod = self._alphas_cumprod.to(self._accelerator.device)
+        with Guard(self._denoiser).untouched(self._seed, "validation"), torch.no_grad():
+            self._denoiser.eval()
+            for images, ids in zip(self._sets, self._ids, strict=True):
+                rows = range(self._accelerator.process_index, len(ids), self._accelerator.num_processes)
+                sizes = [images.sizes[id] for id in ids]
+                chunks = list(_chunks(rows, sizes, self._batch_size))
+                if chunks:
+                    largest = max(chunks, key=lambda chunk: len(chunk) * _num_pixels(sizes[chunk[0]]))
+                    draws = [Draw(id=ids[row], pass_number=0) for row in largest]
+                    self._measure_batch(images.batch(draws, [1.0] * len(draws)), self.timesteps[:1])
+
     def combine(
         self, tables: Sequence[Float[Tensor, "images timesteps"]], *, step: int, started: float
     ) -> ValidationResult:
@@ -123,7 +138,7 @@ class Validator:
             table[chunk] = self._measure_batch(batch)
         return table
 
-    def _measure_batch(self, batch: Batch) -> Float[Tensor, "b timesteps"]:
+    def _measure_batch(self, batch: Batch, at: Sequence[int] | None = None) -> Float[Tensor, "b timesteps"]:
         device = self._accelerator.device
         noise = addressed_noise(
             batch.ids,
@@ -136,7 +151,7 @@ class Validator:
         latents, noise = to_device(batch.mean, device), to_device(noise, device)
         given = conditions(batch, self._tokenize, device)
         losses = []
-        for timestep in self.timesteps:
+        for timestep in self.timesteps if at is None else at:
             timesteps = torch.full((len(batch.ids),), timestep, device=device)
             noisy = add_noise(latents, noise, timesteps, self._alphas_cumprod)
             target = training_target(self._prediction_type, latents, noise, timesteps, self._alphas_cumprod)
@@ -151,6 +166,10 @@ def _chunks(rows: Iterable[int], sizes: Sequence[Hashable], length: int) -> Iter
         of_size[sizes[row]].append(row)
     for same in of_size.values():
         yield from (same[start : start + length] for start in range(0, len(same), length))
+
+
+def _num_pixels(size: Hashable) -> int:
+    return math.prod(size) if isinstance(size, tuple) else 1
 
 
 def select_images(ids: Sequence[str], *, num_images: int, seed: int) -> list[str]:

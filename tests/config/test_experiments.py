@@ -41,6 +41,25 @@ def test_an_option_of_a_group(override):
     checked("train", override)
 
 
+@pytest.mark.parametrize("model", ["pocket", "sdxl", pytest.param("sd15", marks=pytest.mark.slow)])
+def test_the_trainers_suit_every_model(model):
+    usual = checked("train", f"model={model}").trainer
+    low = checked("train", f"model={model}", "trainer=low_memory").trainer
+    assert low.batch_size == 1
+    assert low.gradient_accumulation_steps == usual.batch_size * usual.gradient_accumulation_steps
+    assert low.max_steps == usual.max_steps
+    best = checked("train", f"model={model}", "trainer=best_quality", "trainer.num_epochs=2").trainer
+    assert best.max_steps is None
+    checked("train", f"model={model}", "trainer=fast")
+
+
+def test_eight_bits_are_for_frozen_weights():
+    for full in ("adapter=full", "adapter.text_encoder=full"):
+        with pytest.raises(UserError, match=r"trainer\.base_precision=auto"):
+            checked("train", full, "trainer=low_memory")
+    checked("train", "adapter=full", "trainer=low_memory", "trainer.base_precision=auto")
+
+
 def test_the_roots():
     assert checked("train").command == "train"
     assert checked("prepare").command == "prepare"

@@ -35,6 +35,17 @@ _SCHEDULE_FREE = {"_target_": "schedulefree.AdamWScheduleFree"}
         (lambda: ModelConfig(max_prompt_chunks=1), "model.max_prompt_chunks=1 must be at least 2"),
         (lambda: AdapterConfig(unet="frozen"), "nothing to train"),
         (lambda: AdapterConfig(text_encoder="yes"), "adapter.text_encoder=yes"),
+        (lambda: AdapterConfig(method="lohar"), "Did you mean loha"),
+        (lambda: AdapterConfig(method="loha", dropout=0.1), "adapter.rank_dropout"),
+        (lambda: AdapterConfig(method="lokr", rslora=True), "adapter.rslora=True is for adapter.method=lora"),
+        (lambda: AdapterConfig(method="dora", rank_dropout=0.1), "for adapter.method=loha or lokr"),
+        (lambda: AdapterConfig(lokr_factor=8), "adapter.lokr_factor=8 is for adapter.method=lokr"),
+        (lambda: AdapterConfig(method="lokr", lokr_factor=1), "adapter.lokr_factor=1 must be at least 2"),
+        (lambda: AdapterConfig(method="dora", unet="full"), "adapter.method=dora does nothing"),
+        (lambda: AdapterConfig(rslora=True, unet="full"), "adapter.rslora=True does nothing"),
+        (lambda: AdapterConfig(num_token_vectors=2), "does nothing without adapter.token_embedding=train"),
+        (lambda: AdapterConfig(num_token_vectors=33), "adapter.num_token_vectors=33"),
+        (lambda: AdapterConfig(target_modules=[1]), "adapter.target_modules=.* must be names of layers"),
         (lambda: DatasetConfig(name="a", path="b", resolution=100), "96 and 104"),
         (lambda: BucketsConfig(step=20), "16 and 24"),
         (lambda: BucketsConfig(min_side=0), "dataset.buckets.min_side=0"),
@@ -63,6 +74,11 @@ def test_one_rate_for_all_is_prodigys_own():
 
 def test_one_prompt_is_a_list_of_one():
     assert InferenceConfig(prompts="a cat").prompts == ["a cat"]
+
+
+def test_one_layer_name_is_a_list_of_one():
+    assert AdapterConfig(target_modules="kohya").target_modules == ["kohya"]
+    assert AdapterConfig(text_target_modules=["fc1", "fc2"]).text_target_modules == ["fc1", "fc2"]
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):

@@ -199,6 +199,25 @@ def test_caption_dropout_is_addressed_and_as_often_as_asked(make):
     assert "" not in make().batch(draws[:50], [1.0] * 50).captions
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_dropped_caption_is_the_empty_one_cached_and_live(make, cached):
+    """The same draws lose theirs, whether embeddings are kept, made each time, or left to the loop."""
+    encoders = TinyEncoders()
+    live = make(text=False, cached=cached, caption_dropout=0.5)
+    draws = draws_of(live)
+    weights = [1.0] * len(draws)
+    captions = live.batch(draws, weights).captions
+    assert 0 < captions.count("") < len(captions)
+    dataset = make(encoders, cached=cached, caption_dropout=0.5)
+    if cached:
+        dataset.fill()
+    batch = dataset.batch(draws, weights)
+    assert batch.captions == captions
+    hidden, pooled = encoders.text(captions)
+    assert torch.equal(batch.embeddings.hidden, hidden)
+    assert torch.equal(batch.embeddings.pooled, pooled)
+
+
 def test_without_a_text_encoder_there_are_no_embeddings(make):
     dataset = make(text=False)
     dataset.fill()

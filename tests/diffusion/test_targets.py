@@ -7,7 +7,7 @@ from diffusers.training_utils import compute_snr
 
 from src.diffusion.loss import per_sample_loss
 from src.diffusion.targets import add_noise, sample_posterior, training_target
-from src.diffusion.weights import min_snr_weights, snr
+from src.diffusion.weights import debiased_weights, min_snr_weights, snr
 
 TIMESTEPS = torch.tensor([0, 1, 250, 500, 998, 999])
 
@@ -76,3 +76,71 @@ def test_loss_is_one_number_a_sample_in_fp32(latents_and_noise) -> None:
     expected = torch.nn.functional.mse_loss(latents, noise, reduction="none").mean(dim=(1, 2, 3))
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+
+
+def test_debiased_weights_are_those_of_the_paper():
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    ratio = compute_snr(scheduler, TIMESTEPS)
+    expected = 1 / torch.minimum(ratio, torch.tensor(1000.0)).sqrt()
+    torch.testing.assert_close(debiased_weights(ratio, "epsilon"), expected, rtol=1e-6, atol=0)
+    assert ratio[0] > 1000, "the cap is tried as well"
+    assert debiased_weights(torch.zeros(1), "v_prediction").item() == 0
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [lambda ratio, kind: min_snr_weights(ratio, 5.0, kind), debiased_weights],
+    ids=["min_snr", "debiased"],
+)
+def test_the_weights_of_epsilon_and_v_are_the_same_weights_of_x_0(weights, latents_and_noise):
+    """A denoiser that errs by the same in x_0 is told the same, whatever it predicts."""
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    timesteps = torch.tensor([100, 250, 400, 600, 800, 999])
+    latents, noise = latents_and_noise
+    alphas_cumprod = scheduler.alphas_cumprod.double()
+    alpha = alphas_cumprod[timesteps][:, None, None, None] ** 0.5
+    sigma = (1 - alpha**2) ** 0.5
+    noisy = add_noise(latents.double(), noise.double(), timesteps, alphas_cumprod)
+    wrong_latents = latents + 0.3
+    wrong_noise = (noisy - alpha * wrong_latents) / sigma
+    ratio = snr(alphas_cumprod, timesteps)
+    losses = []
+    for kind in ("epsilon", "v_prediction"):
+        true = training_target(kind, latents.double(), noise.double(), timesteps, alphas_cumprod)
+        guess = training_target(kind, wrong_latents.double(), wrong_noise, timesteps, alphas_cumprod)
+        losses.append(weights(ratio, kind) * (guess - true).pow(2).mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=0)
+
+
+def test_a_mask_of_ones_changes_no_bit(latents_and_noise):
+    latents, noise = latents_and_noise
+    plain = per_sample_loss(latents, noise)
+    for weight in (0.0, 0.1, 0.7):
+        assert torch.equal(
+            per_sample_loss(latents, noise, torch.ones(6, 8, 8), unmasked_weight=weight), plain
+        )
+
+
+def test_a_masked_loss_is_the_weighted_mean_over_cells(latents_and_noise):
+    latents, noise = latents_and_noise
+    masks = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(1))
+    seen = per_sample_loss(latents, noise, masks, unmasked_weight=0.2)
+    weights = 0.2 + 0.8 * masks
+    for sample in range(6):
+        error = (latents[sample] - noise[sample]).pow(2).mean(dim=0)
+        expected = (weights[sample] * error).sum() / weights[sample].sum()
+        torch.testing.assert_close(seen[sample], expected, rtol=1e-5, atol=0)
+
+
+def test_a_mask_alone_hides_the_rest_and_an_empty_one_all(latents_and_noise):
+    latents, noise = latents_and_noise
+    masks = torch.zeros(6, 8, 8)
+    masks[:5, 2:4, 3:6] = 1
+    prediction = latents.clone().requires_grad_(True)
+    loss = per_sample_loss(prediction, noise, masks)
+    expected = (latents - noise)[:, :, 2:4, 3:6].pow(2).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(loss[:5], expected[:5], rtol=1e-5, atol=0)
+    assert loss[5] == 0
+    loss.sum().backward()
+    is_moved = prediction.grad.abs().sum(dim=1) > 0
+    assert torch.equal(is_moved, masks > 0)

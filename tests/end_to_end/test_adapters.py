@@ -35,6 +35,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "pivotal": ("adapter=pivotal",),
     "lora_text": ("adapter=lora_text",),
     "full": ("adapter=full",),
+    "dora": ("adapter=dora",),
+    "loha": ("adapter=loha",),
+    "lokr": ("adapter=lokr", "dataset.placeholder=skstoy", "adapter.num_token_vectors=3"),
     "sdxl": ("model=pocket_sdxl",),
     "sdxl_pivotal": ("model=pocket_sdxl", "adapter=pivotal"),
     "sdxl_text": ("model=pocket_sdxl", "adapter=lora_text", "adapter.text_encoder_2=lora"),
@@ -120,7 +123,7 @@ def assert_same(drawn: dict[str, np.ndarray], folder: Path) -> None:
     "kind",
     [
         *("lora", "default", "pivotal", "sdxl_pivotal"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora_text", "sdxl", "sdxl_text")),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora_text", "dora", "sdxl", "sdxl_text")),
     ],
 )
 def test_plain_diffusers_draws_the_same_pixels(bench: Bench, run_of, kind: str) -> None:
@@ -149,7 +152,13 @@ def test_a_fully_trained_model_is_a_plain_diffusers_folder(bench: Bench, run_of)
         assert not same_pixels(folder / "images" / "base", folder / "images" / "adapted")
 
 
-@pytest.mark.parametrize("kind", ["pivotal", pytest.param("sdxl_text", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "pivotal",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dora", "loha", "lokr", "sdxl_text")),
+    ],
+)
 def test_a_checkpoint_generates_what_its_export_does(bench: Bench, run_of, kind: str) -> None:
     run = run_of(kind)
     common = (*SAMPLING, "inference.merge=false", "inference.compare=false")
@@ -176,7 +185,7 @@ def test_rank_and_alpha_are_in_the_header(run_of, kind: str) -> None:
         *(("lora", "true"), ("pivotal", "false"), ("full", "true")),
         *(
             pytest.param(kind, "true", marks=pytest.mark.slow)
-            for kind in ("pivotal", "lora_text", "sdxl_pivotal")
+            for kind in ("pivotal", "lora_text", "dora", "loha", "lokr", "sdxl_pivotal")
         ),
         *(pytest.param(kind, "false", marks=pytest.mark.slow) for kind in ("lora", "full", "sdxl_text")),
     ],

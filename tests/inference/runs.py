@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,11 +12,11 @@ from src.models.export import save_adapter
 from src.training.checkpoint import Checkpointer
 
 
-def write_config(run: Path, settings: AdapterSettings) -> None:
+def write_config(run: Path, settings: AdapterSettings, **others: Any) -> None:
     adapter = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()}
     placeholder = adapter.pop("placeholder")
     run.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump({"adapter": adapter, "dataset": {"placeholder": placeholder}})
+    text = yaml.safe_dump({"adapter": adapter, "dataset": {"placeholder": placeholder}, **others})
     (run / "config.yaml").write_text(text, encoding="utf-8")
 
 

@@ -54,6 +54,20 @@ def test_they_agree_for_two_encoders(pocket_sdxl, tmp_path):
     _check_agreement(pocket_sdxl, _make_runs(pocket_sdxl, tmp_path, {"pivotal": {}}) / "train" / "pivotal")
 
 
+def test_they_agree_on_another_schedule(pocket_sd15, tmp_path):
+    schedule = {"prediction_type": "v_prediction", "zero_terminal_snr": True}
+    model, _ = trained(pocket_sd15)
+    model.use_schedule(**schedule)
+    run = tmp_path / "train" / "v"
+    write_config(run, settings_for("sd15"), trainer=schedule)
+    write_checkpoint(run, model, step=3, best_step=3)
+    write_export(run, model)
+    (run / "live.rgb").write_bytes(_image(model))
+    _check_agreement(pocket_sd15, run)
+    for place in ("checkpoints/step_00000003", "adapter"):
+        assert _applied(pocket_sd15, run / place, scale=0.0).has_own_schedule
+
+
 def _check_agreement(pocket, run):
     live = (run / "live.rgb").read_bytes()
     assert _image(_applied(pocket, run / "checkpoints" / "step_00000003")) == live

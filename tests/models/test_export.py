@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from src.errors import UserError
-from src.models.adapter_files import EMBEDDING_FILE, LORA_FILE
+from src.models.adapter_files import EMBEDDING_FILE, KOHYA_FILE, LORA_FILE
 from src.models.adapters import attach
 from src.models.export import (
     base_state,
@@ -24,26 +24,26 @@ from tests.models.common import move, pixels, plain_pipeline, settings_for, trai
 _PLAIN = {"token_embedding": "frozen", "placeholder": None}
 
 
-def _load_textual_inversion(pipeline, folder) -> None:
+def load_textual_inversion(pipeline, folder, token="sksToy") -> None:
     """As our documentation tells users to."""
     if not hasattr(pipeline, "text_encoder_2"):
         pipeline.load_textual_inversion(folder / EMBEDDING_FILE)
         return
     rows = load_file(folder / EMBEDDING_FILE)
-    pipeline.load_textual_inversion(rows["clip_l"], token="sksToy")
+    pipeline.load_textual_inversion(rows["clip_l"], token=token)
     pipeline.load_textual_inversion(
-        rows["clip_g"], token="sksToy", text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2
+        rows["clip_g"], token=token, text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2
     )
 
 
 def test_plain_diffusers_gives_our_pixels(pocket, tmp_path):
     model, _ = trained(pocket)
     written = save_adapter(model, tmp_path, metadata={"run": "test"})
-    assert written == [tmp_path / LORA_FILE, tmp_path / EMBEDDING_FILE]
+    assert written == [tmp_path / LORA_FILE, tmp_path / KOHYA_FILE, tmp_path / EMBEDDING_FILE]
     pipeline = plain_pipeline(pocket)
     base = pixels(pipeline)
     pipeline.load_lora_weights(tmp_path)
-    _load_textual_inversion(pipeline, tmp_path)
+    load_textual_inversion(pipeline, tmp_path)
     ours = pixels(model.pipeline())
     assert (ours == pixels(pipeline)).all()
     assert abs(ours - base).max() > 0.02
@@ -117,14 +117,16 @@ def test_full_components_are_a_plain_model(pocket, tmp_path):
     changes = {"unet": "full", "text_encoder": "lora", "text_encoder_2": "frozen"}
     model, _ = trained(pocket, **changes)
     written = save_adapter(model, tmp_path, metadata={"run": "test"})
-    assert [path.name for path in written] == [LORA_FILE, EMBEDDING_FILE, "model"]
+    assert [path.name for path in written] == [LORA_FILE, KOHYA_FILE, EMBEDDING_FILE, "model"]
     save_adapter(model, tmp_path, metadata={"run": "again"})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [EMBEDDING_FILE, "model", LORA_FILE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(KOHYA_FILE, EMBEDDING_FILE, "model", LORA_FILE)
+    ]
     ours = pixels(model.pipeline())
 
     pipeline = plain_pipeline(tmp_path / "model")
     pipeline.load_lora_weights(tmp_path)
-    _load_textual_inversion(pipeline, tmp_path)
+    load_textual_inversion(pipeline, tmp_path)
     # fp32 weights are used where they lie in the file, and CPU kernels round by how memory is aligned.
     assert abs(pixels(pipeline) - ours).max() < 1e-5
 

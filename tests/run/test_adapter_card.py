@@ -39,3 +39,13 @@ def test_without_credit_and_from_the_hub(tmp_path):
     assert "| validation loss | not measured |" in card
     assert "credit" not in card
     assert "Prompts" not in card
+    assert "Sampling" not in card
+
+
+def test_how_to_sample_what_was_trained_to_another_schedule(tmp_path):
+    _, config = compose("trainer.prediction_type=v_prediction", "trainer.zero_terminal_snr=true")
+    write_adapter_card(tmp_path, config, HEADER, architecture="sd15", loss=None)
+    card = (tmp_path / "README.md").read_text()
+    code = card.split("```python")[1].split("```")[0]
+    changes = 'prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"'
+    assert f"pipeline.scheduler.config, {changes}" in code

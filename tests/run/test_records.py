@@ -44,6 +44,8 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None, lineage=N
         # The same tensors would mean another LoRA: their product is scaled by alpha / rank.
         "adapter.alpha=3",
         "adapter.rank=3",
+        "adapter.method=lokr",
+        "adapter.rslora=true",
         "trainer.seed=1",
         "trainer.batch_size=2",
         "dataset.split_seed=1",
@@ -117,6 +119,55 @@ def test_class_images_are_another_agreement_by_how_they_are_drawn_or_what_is_in_
         assert of(**{name: value}) != of()
     assert of(path="toys", content="3") != of(path="toys")
     assert of(path="toys", seed=9) == of(path="toys")
+
+
+def objective_agreement(masks="none", lineage=None, **settings):
+    config = configuration()
+    return must_match(
+        replace(
+            config,
+            dataset=replace(config.dataset, masks=masks),
+            trainer=replace(config.trainer, **settings),
+        ),
+        {"masks_hash": "2"} if lineage is None else lineage,
+        size=(64, 64),
+        num_processes=1,
+        mixed_precision="no",
+    )
+
+
+def test_what_is_learned_is_agreed_on():
+    logit_normal = {"timestep_sampling": "logit_normal"}
+    settings = [
+        {},
+        {"loss_weighting": "debiased"},
+        {"loss_weighting": "none"},
+        {"noise_offset": 0.1},
+        {"prediction_type": "v_prediction"},
+        {"prediction_type": "v_prediction", "zero_terminal_snr": True},
+        logit_normal,
+        {**logit_normal, "logit_normal_mean": 1.0},
+        {**logit_normal, "logit_normal_std": 2.0},
+        {"min_timestep": 1},
+        {"max_timestep": 999},
+        {"masks": "files"},
+        {"masks": "alpha"},
+        {"masks": "files", "unmasked_weight": 0.2},
+        {"masks": "files", "lineage": {"masks_hash": "3"}},
+    ]
+    seen = [tuple(objective_agreement(**each).items()) for each in settings]
+    assert len(set(seen)) == len(settings)
+    assert objective_agreement() == objective_agreement(lineage={"masks_hash": "3"})
+    assert objective_agreement(min_snr_gamma=None) == objective_agreement(loss_weighting="none")
+
+
+def test_masks_that_are_not_known_yet_agree_with_what_they_will_be(tmp_path):
+    path = tmp_path / "step_00000001"
+    path.mkdir()
+    write_json_atomic(path / "loop.json", {"must_match": objective_agreement(masks="files")})
+    require_continuable(path, objective_agreement(masks="files", lineage={}))
+    with pytest.raises(UserError, match="masks_hash"):
+        require_continuable(path, objective_agreement(masks="files", lineage={"masks_hash": "3"}))
 
 
 def test_another_number_of_chunks_is_another_run():

@@ -54,6 +54,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, buckets) -
     """
     settings = {"max_steps": 6, "accumulation": 2, "validate_every": 3, "buckets": buckets}
     settings |= {"num_class_images": 5, "prior_loss_weight": 0.5}
+    settings |= {"masks": True, "objective": {"noise_offset": 0.1, "unmasked_weight": 0.1}}
     [alone] = _run(tmp_path / "one", 1, **settings, batch_size=6)
     first, second = _run(tmp_path / "two", 2, **settings, batch_size=3)
     assert (alone["world_size"], first["world_size"], second["world_size"]) == (1, 2, 2)

@@ -7,9 +7,10 @@ from diffusers.training_utils import compute_snr
 
 from src.data.order import Draw
 from src.diffusion.noise import addressed_noise
-from src.diffusion.timesteps import addressed_timesteps
+from src.diffusion.timesteps import TimestepSampling, addressed_timesteps
 from src.training.objective import Objective
-from tests.training.tiny import ALPHAS_CUMPROD, TinyDenoiser, make_dataset, tokenize
+from tests.training.golden import ZERO_SNR
+from tests.training.tiny import ALPHAS_CUMPROD, TinyDenoiser, make_dataset, make_masks, tokenize
 
 CPU = torch.device("cpu")
 
@@ -35,9 +36,9 @@ def _objective(**settings) -> Objective:
     return Objective(**(defaults | settings))
 
 
-def _batch(records, *, weights=None, text=True, pass_number=1):
+def _batch(records, *, weights=None, text=True, pass_number=1, masks=None):
     draws = [Draw(id=record.id, pass_number=pass_number) for record in records]
-    return make_dataset(records, text=text).batch(draws, weights or [1.0] * len(draws))
+    return make_dataset(records, text=text, masks=masks).batch(draws, weights or [1.0] * len(draws))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -74,14 +75,42 @@ def test_equals_the_reference_arithmetic(records, prediction_type, gamma) -> Non
     assert torch.equal(loss.timesteps, timesteps)
 
 
-def test_a_samples_loss_does_not_depend_on_its_batch(records) -> None:
-    denoiser = TinyDenoiser(dropout=0.0)
-    together = _objective()(denoiser, _batch(records), device=CPU).per_sample
+@pytest.mark.parametrize(
+    ("masked", "settings"),
+    [
+        (False, {}),
+        (True, {"noise_offset": 0.1, "min_snr_gamma": None, "is_debiased": True, "unmasked_weight": 0.1}),
+        (False, {"timesteps": TimestepSampling(distribution="logit_normal", first=10, end=90)}),
+    ],
+)
+def test_a_samples_loss_does_not_depend_on_its_batch(records, masked, settings) -> None:
+    denoiser, masks = TinyDenoiser(dropout=0.0), make_masks(records) if masked else None
+    objective = _objective(**settings)
+    together = objective(denoiser, _batch(records, masks=masks), device=CPU).per_sample
     for index, record in enumerate(records):
-        alone = _objective()(denoiser, _batch([record]), device=CPU).per_sample
+        alone = objective(denoiser, _batch([record], masks=masks), device=CPU).per_sample
         torch.testing.assert_close(alone[0], together[index], rtol=1e-5, atol=0)
-    other_pass = _objective()(denoiser, _batch(records, pass_number=2), device=CPU).per_sample
+    other_pass = objective(denoiser, _batch(records, pass_number=2, masks=masks), device=CPU).per_sample
     assert not torch.allclose(other_pass, together, rtol=1e-2)
+
+
+@pytest.mark.parametrize("weighting", [{"min_snr_gamma": 5.0}, {"min_snr_gamma": None, "is_debiased": True}])
+def test_all_is_finite_where_the_signal_is_gone(records, weighting) -> None:
+    denoiser = TinyDenoiser(dropout=0.0)
+    last = TimestepSampling(first=99)
+    objective = _objective(
+        prediction_type="v_prediction", alphas_cumprod=ZERO_SNR, timesteps=last, **weighting
+    )
+    loss = objective(denoiser, _batch(records), device=CPU)
+    assert set(loss.timesteps.tolist()) == {99}
+    assert loss.total.item() == 0, "both weigh the error of x_0, of which nothing can be known"
+    assert loss.per_sample.isfinite().all()
+    loss.total.backward()
+    assert all(p.grad.isfinite().all() for p in denoiser.parameters() if p.grad is not None)
+    unweighted = _objective(
+        prediction_type="v_prediction", alphas_cumprod=ZERO_SNR, timesteps=last, min_snr_gamma=None
+    )
+    assert unweighted(denoiser, _batch(records), device=CPU).total.item() > 0
 
 
 def test_padding_counts_nothing(records) -> None:

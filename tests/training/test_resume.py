@@ -13,6 +13,7 @@ import torch
 
 from src.callbacks.base import Callback, RunView
 from src.data.order import Position
+from src.diffusion.timesteps import TimestepSampling
 from src.errors import UserError
 from src.training.checkpoint import load_checkpoint
 from src.training.snapshot import Snapshot
@@ -194,3 +195,16 @@ def test_loader_workers_end_with_the_run(tiny) -> None:
     before = set(multiprocessing.active_children())
     tiny(num_workers=2, max_steps=3).trainer().fit()
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_masks_offset_and_range_resume_exactly(tiny) -> None:
+    timesteps = TimestepSampling(distribution="logit_normal", first=20, end=90)
+    objective = {"noise_offset": 0.1, "unmasked_weight": 0.1, "timesteps": timesteps}
+    settings = {"masks": True, "objective": objective, "max_steps": 6}
+    unbroken = tiny("unbroken", **settings)
+    unbroken.trainer().fit()
+    killed = tiny("killed", **settings, num_workers=2, callbacks=[KillAt(3)])
+    assert killed.trainer().fit().step == 3
+    assert replace(killed, resume="auto", callbacks=[]).trainer().fit().step == 6
+    for left, right in zip(_outcome(unbroken), _outcome(killed), strict=True):
+        assert same(left, right)

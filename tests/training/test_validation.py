@@ -142,3 +142,21 @@ def test_a_best_step_found_at_an_early_end_is_in_its_checkpoint(tiny, held_out) 
     assert find_damage(result.checkpoint) is None
     assert read_manifest(result.checkpoint)["best_step"] == 3
     assert resolve("best", folder=result.checkpoint.parent) == result.best_checkpoint
+
+
+def test_masks_do_not_touch_it(tiny, held_out) -> None:
+    """Nor do weights, offset and range of timesteps: runs that learn otherwise are measured alike."""
+    plain = tiny("plain", held_out=held_out)
+    other = tiny("other", held_out=held_out, masks=True, objective={"noise_offset": 0.1})
+    results = []
+    for run in (plain, other):
+        run.trainer()
+        results.append(_measure(run))
+    assert (
+        run.validator(make_accelerator(device="cpu"))
+        ._sets[0]
+        .batch([Draw(id=held_out[0].id, pass_number=0)], [1.0])
+        .masks
+        is not None
+    ), "they are there"
+    assert replace(results[0], seconds=0.0) == replace(results[1], seconds=0.0)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from src.data.order import num_micro_batches
 from src.loggers.jsonl import JsonlLogger
 from src.models.adapters import AdapterSettings, attach, load_trainable_state, trainable_state
 from src.models.base import DiffusionModel
+from src.models.eight_bit import to_eight_bits
 from src.models.load import load_model
 from src.training.accelerator import make_accelerator
 from src.training.checkpoint import Checkpointer
@@ -37,11 +39,13 @@ def _make(
     callbacks,
     *,
     resume: str = "never",
+    method: Any = "lora",
     algorithm: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
     lr: float = 1e-2,
     ema_decay: float | None = None,
     max_steps: int = 4,
     caption: str | None = None,
+    base_precision: str | None = None,
 ) -> Run:
     model = load_model(str(pocket))
     settings = AdapterSettings(
@@ -49,11 +53,15 @@ def _make(
         token_embedding="train",
         rank=2,
         alpha=2.0,
-        dropout=0.1,
+        method=method,
+        dropout=0.1 if method in ("lora", "dora") else 0.0,
+        rank_dropout=0.0 if method in ("lora", "dora") else 0.1,
         placeholder="sksToy",
         initializer_word="toy",
     )
     groups = attach(model, settings, seed=0)
+    if base_precision is not None:
+        to_eight_bits(model.unet, base_precision)
     records = make_images(folder.parent / "images", 5)
     if caption is not None:
         records = [replace(record, caption=caption) for record in records]
@@ -171,3 +179,38 @@ def test_losses_are_those_of_earlier_versions(pocket, tmp_path) -> None:
         losses.logged[4]["grad_norm/total"]
     ]
     assert seen == pytest.approx(_GOLDEN[run.model.architecture], rel=1e-4), seen
+
+
+@pytest.mark.parametrize("precision", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
+def test_a_base_in_eight_bits_stays_as_it_is_and_teaches_nearly_the_same(precision, pocket_sd15, tmp_path):
+    exact, rounded = Losses(), Losses()
+    _make(pocket_sd15, tmp_path / "exact", [exact]).trainer.fit()
+    run = _make(pocket_sd15, tmp_path / "rounded", [rounded], base_precision=precision)
+    before = {name: tensor.clone() for name, tensor in run.model.denoiser.state_dict().items()}
+    trained = set(trainable_state(run.model))
+    run.trainer.fit()
+    after = run.model.denoiser.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == trained
+    for step, logged in exact.logged.items():
+        assert rounded.logged[step]["loss/train"] == pytest.approx(logged["loss/train"], rel=0.03)
+    assert rounded.logged != exact.logged
+
+
+# The same of the other methods, on the miniature of SD1.5.
+_GOLDEN_METHODS = {"dora": [], "loha": [], "lokr": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", _GOLDEN_METHODS)
+def test_other_methods_resume_exactly_and_keep_their_losses(method, pocket_sd15, tmp_path) -> None:
+    losses, resumed_losses = Losses(), Losses()
+    unbroken = _make(pocket_sd15, tmp_path / "unbroken", [losses], method=method)
+    unbroken.trainer.fit()
+    killed = _make(pocket_sd15, tmp_path / "killed", [KillAt(2), resumed_losses], method=method)
+    assert killed.trainer.fit().exit_code == 143
+    resumed = _make(pocket_sd15, tmp_path / "killed", [resumed_losses], resume="auto", method=method)
+    assert resumed.trainer.fit().step == 4
+    assert same(trainable_state(unbroken.model), trainable_state(resumed.model))
+    assert resumed_losses.logged == losses.logged
+    seen = [losses.logged[step]["loss/train"] for step in (1, 2, 3, 4)]
+    assert seen == pytest.approx(_GOLDEN_METHODS[method], rel=1e-4), seen

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from src.callbacks.base import Callback
 from src.data.encode import EncodedDataset
 from src.data.loader import step_batches
+from src.data.masks import MaskSource
 from src.data.order import Position, num_micro_batches
 from src.data.records import Record
 from src.loggers.jsonl import JsonlLogger
@@ -120,12 +121,27 @@ def tokenize(captions: Sequence[str]) -> Tensor:
     return torch.tensor([ids])
 
 
+def make_masks(records: Sequence[Record]) -> dict[str, MaskSource]:
+    """A disc for each image, in a place of its own."""
+    sources = {}
+    for number, record in enumerate(records):
+        path = record.path.parent / "masks" / record.path.name
+        path.parent.mkdir(exist_ok=True)
+        across, down = np.meshgrid(np.arange(20), np.arange(20))
+        is_inside = (across - 5 - number % 7) ** 2 + (down - 8) ** 2 < 25
+        Image.fromarray(np.uint8(255 * is_inside)).save(path)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        sources[record.id] = MaskSource(path=path, is_alpha=False, content=content)
+    return sources
+
+
 def make_dataset(
     records: Sequence[Record],
     *,
     text: bool = True,
     caption_dropout: float = 0.2,
     buckets: bool = False,
+    masks: Mapping[str, MaskSource] | None = None,
 ) -> EncodedDataset:
     return EncodedDataset(
         records,
@@ -138,6 +154,7 @@ def make_dataset(
         encode_images=encode_images,
         encode_text=encode_text if text else None,
         caption_dropout=caption_dropout,
+        masks=masks,
     )
 
 
@@ -176,13 +193,16 @@ class Tiny:
     max_grad_norm: float | None = 1.0
     class_records: list[Record] = field(default_factory=list)
     prior_loss_weight: float | None = None
-    sharded: bool = False
     configured: Mapping[str, Any] = field(default_factory=dict)
     allow_resume_changes: bool = False
     save_every_minutes: float | None = None
     wait_for_space: bool = False
     spike_factor: float | None = None
     memory: PhaseMemory | None = None
+    caption_dropout: float = 0.2
+    masks: bool = False
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    sharded: bool = False
     denoiser: TinyDenoiser = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
 
@@ -204,7 +224,13 @@ class Tiny:
             groups = shard(self.denoiser, blocks, groups, accelerator=accelerator)
         rates = {} if self.one_lr else {"lr_text_encoder": self.lr / 10, "lr_token_embedding": 0.1}
         self.optimizer = make_optimizer(groups, algorithm=self.algorithm, lr=self.lr, **rates)
-        dataset = make_dataset(self.records, text=self.text, buckets=self.buckets)
+        dataset = make_dataset(
+            self.records,
+            text=self.text,
+            buckets=self.buckets,
+            caption_dropout=self.caption_dropout,
+            masks=make_masks(self.records) if self.masks else None,
+        )
         class_images = make_dataset(self.class_records, text=self.text) if self.class_records else None
 
         def batches(position: Position) -> Iterator[Share]:
@@ -247,11 +273,14 @@ class Tiny:
             load_trainable_state=self.load,
             optimizer=self.optimizer,
             objective=Objective(
-                prediction_type="epsilon",
-                alphas_cumprod=ALPHAS_CUMPROD,
-                min_snr_gamma=5.0,
-                seed=self.seed,
-                tokenize=tokenize,
+                **{
+                    "prediction_type": "epsilon",
+                    "alphas_cumprod": ALPHAS_CUMPROD,
+                    "min_snr_gamma": 5.0,
+                    "seed": self.seed,
+                    "tokenize": tokenize,
+                    **self.objective,
+                }
             ),
             batches=batches,
             validator=self.validator(accelerator) if self.held_out else None,
@@ -275,7 +304,9 @@ class Tiny:
 
     def validator(self, accelerator: Accelerator, **overrides: Any) -> Validator:
         settings = {"text": self.text, "caption_dropout": 0.0, "buckets": self.buckets}
-        held_out = make_dataset(self.held_out, **settings)
+        held_out = make_dataset(
+            self.held_out, **settings, masks=make_masks(self.held_out) if self.masks else None
+        )
         train = make_dataset(self.records, **settings)
         measured = {"num_timesteps": 4, "max_images": 8, "batch_size": 3, "seed": 0} | overrides
         return Validator(

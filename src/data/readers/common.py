@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.data.images import IMAGE_SUFFIXES
+from src.data.masks import masks_among
 from src.data.records import Problem, Record
 from src.errors import UserError
 from src.randomness import address_seed
@@ -63,8 +64,9 @@ class Folder:
 def scan(folder: Path) -> Folder:
     """One walk through a folder and its subfolders.
 
-    Hidden files, macOS leftovers (`._*`, `__MACOSX`) and all other kinds of files are ignored, and so are
-    links to folders within. What lies outside is never read: a link that leads there is a problem.
+    Hidden files, macOS leftovers (`._*`, `__MACOSX`), masks (`masks_among`) and all other kinds of files are
+    ignored, and so are links to folders within. What lies outside is never read: a link that leads there is
+    a problem.
     """
     root = folder.resolve()
     found = Folder(images={}, texts={}, tables={}, problems=[])
@@ -86,7 +88,9 @@ def scan(folder: Path) -> Folder:
             link = Path(place, name)
             if link.is_symlink() and not _is_within(link, root):
                 found.problems.append(_outside(link.relative_to(folder).as_posix(), link))
-    images = dict(sorted(found.images.items(), key=lambda item: item[0].split("/")))
+    masks = masks_among(found.images)
+    named = ((name, file) for name, file in found.images.items() if name not in masks)
+    images = dict(sorted(named, key=lambda item: item[0].split("/")))
     return replace(found, images=images)
 
 

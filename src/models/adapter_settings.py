@@ -1,0 +1,123 @@
+"""What is trained and by which method, and how peft is told."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
+
+from src.errors import UserError
+from src.models.adapter_targets import TEXT_TARGETS, UNET_TARGETS
+
+Mode = Literal["lora", "full", "frozen"]
+Method = Literal["lora", "dora", "loha", "lokr"]
+# peft's value for two factors that are as near as can be.
+_SQUARE = -1
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSettings:
+    """Which components are trained, and how.
+
+    Attributes:
+        unet: lora (the adapter of `method`), full or frozen; so are text_encoder and text_encoder_2 (SDXL
+            only).
+        token_embedding: whether the placeholder gets a trained embedding.
+        method: lora (arXiv 2106.09685), dora (arXiv 2402.09353), loha (arXiv 2108.06098) or lokr (arXiv
+            2309.14859).
+        rank: of the adapter's matrices.
+        alpha: their product is scaled by alpha / rank,
+        rslora: or by alpha / sqrt(rank) (arXiv 2312.03732); of lora and dora.
+        dropout: on the adapter's input, while training; of lora and dora.
+        rank_dropout: share of the output rows of the adapter's matrix that are left out in a step; of loha
+            and lokr.
+        lokr_factor: size of LoKr's small factor; None makes both as near as can be.
+        target_modules: which of the UNet's layers get an adapter (see `resolve_targets`).
+        text_target_modules: the same for text encoders.
+        placeholder: the word that marks the subject, for token_embedding="train".
+        initializer_word: whose embedding the placeholder starts from.
+        num_token_vectors: how many embeddings the placeholder stands for.
+    """
+
+    unet: Mode = "lora"
+    text_encoder: Mode = "frozen"
+    text_encoder_2: Mode = "frozen"
+    token_embedding: Literal["train", "frozen"] = "frozen"
+    method: Method = "lora"
+    rank: int = 16
+    alpha: float = 16.0
+    rslora: bool = False
+    dropout: float = 0.0
+    rank_dropout: float = 0.0
+    lokr_factor: int | None = None
+    target_modules: tuple[str, ...] = UNET_TARGETS
+    text_target_modules: tuple[str, ...] = TEXT_TARGETS
+    placeholder: str | None = None
+    initializer_word: str | None = None
+    num_token_vectors: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises UserError for values that cannot be trained with."""
+        if self.rank < 1:
+            raise UserError(f"adapter.rank={self.rank}: a rank is at least 1.")
+        if self.alpha <= 0:
+            raise UserError(
+                f"adapter.alpha={self.alpha}: alpha is above 0, or the adapter could have no effect."
+            )
+        for name in ("dropout", "rank_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"adapter.{name}={getattr(self, name)}: dropout is at least 0 and below 1.")
+        if self.num_token_vectors < 1:
+            raise UserError(f"adapter.num_token_vectors={self.num_token_vectors}: at least 1.")
+        if self.token_embedding == "train" and not self.placeholder:
+            raise UserError("adapter.token_embedding=train needs a word to train: set dataset.placeholder.")
+
+
+def peft_config(settings: AdapterSettings, targets: list[str]) -> PeftConfig:
+    """The adapter of one component.
+
+    Args:
+        settings: see there.
+        targets: from `resolve_targets`.
+    """
+    # peft's alpha and dropout are typed as whole numbers here and there; it divides, any number will do.
+    alpha: Any = settings.alpha
+    if settings.method == "loha":
+        return LoHaConfig(
+            r=settings.rank, alpha=alpha, rank_dropout=settings.rank_dropout, target_modules=targets
+        )
+    if settings.method == "lokr":
+        return LoKrConfig(
+            r=settings.rank,
+            alpha=alpha,
+            rank_dropout=settings.rank_dropout,
+            decompose_factor=settings.lokr_factor or _SQUARE,
+            target_modules=targets,
+            # The large factor starts at zero, as in LyCORIS; peft would start with the small one.
+            init_weights="lycoris",
+        )
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        use_dora=settings.method == "dora",
+        use_rslora=settings.rslora,
+    )
+
+
+def method_of(config: PeftConfig) -> Method:
+    """The method that peft's configuration of a component stands for."""
+    if isinstance(config, LoraConfig):
+        return "dora" if config.use_dora else "lora"
+    return "loha" if isinstance(config, LoHaConfig) else "lokr"
+
+
+def plain_alpha(config: PeftConfig) -> float:
+    """The alpha for which alpha / rank is the scale, also of rsLoRA, whose scale is alpha / sqrt(rank)."""
+    if not isinstance(config, LoraConfig):
+        assert isinstance(config, LoHaConfig | LoKrConfig)
+        return float(config.alpha)
+    alpha = float(config.lora_alpha)
+    return alpha * math.sqrt(config.r) if config.use_rslora else alpha
