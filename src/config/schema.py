@@ -138,8 +138,27 @@ class TrainConfig:
     experiment: Any = None
 
     def __post_init__(self) -> None:
+        if self.model.path is None:
+            raise UserError(
+                "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
+            )
+        self._check_command()
+        if self.accelerate.is_sharded:
+            self._refuse_with_shards()
+        self.accelerate.require_device("trainer.device", self.trainer.device)
+        self._check_optimizer()
+        self._check_masks()
+        self._check_adapter()
+
+    def _check_command(self) -> None:
         require_choice("command", self.command, ("train", "prepare", "caption", "inspect"))
-        self._check_processes()
+        if self.accelerate.is_distributed and self.command != "train":
+            raise UserError(f"-cn {self.command} is one process: accelerate=... is for training.")
+        if self.queue is not None and (self.command != "train" or not self.logger.get("clearml")):
+            raise UserError(
+                f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
+                "clearml among the loggers."
+            )
         if (self.captioner is not None) != (self.command == "caption"):
             raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
         exports = self.dataset.export is not None or self.dataset.push_to_hub is not None
@@ -152,6 +171,8 @@ class TrainConfig:
                 "dataset.class_images.path is set, but class images are not used without "
                 "trainer.prior_loss_weight. Set trainer.prior_loss_weight=1, or take the path away."
             )
+
+    def _check_optimizer(self) -> None:
         if self.trainer.ema_decay is not None and self.optimizer.averages_weights:
             raise UserError(
                 f"trainer.ema_decay={self.trainer.ema_decay}: schedule-free averages the weights by itself. "
@@ -162,11 +183,8 @@ class TrainConfig:
                 f"optimizer.lr_text_encoder_2={self.optimizer.lr_text_encoder_2}, but the second text "
                 "encoder is frozen. Set adapter.text_encoder_2=lora, or optimizer.lr_text_encoder_2=null."
             )
-        self._check_masks()
-        if self.model.path is None:
-            raise UserError(
-                "model.path is not set. Give a hub id, a diffusers folder or a .safetensors file."
-            )
+
+    def _check_adapter(self) -> None:
         full = [name for name in COMPONENTS if getattr(self.adapter, name) == "full"]
         if self.trainer.base_precision != "auto" and full:
             raise UserError(
@@ -186,18 +204,6 @@ class TrainConfig:
                 f"letters: diffusers would use the first vector of {placeholder} alone. Set "
                 f"dataset.placeholder={placeholder.lower()}."
             )
-
-    def _check_processes(self) -> None:
-        if self.accelerate.is_distributed and self.command != "train":
-            raise UserError(f"-cn {self.command} is one process: accelerate=... is for training.")
-        if self.queue is not None and (self.command != "train" or not self.logger.get("clearml")):
-            raise UserError(
-                f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
-                "clearml among the loggers."
-            )
-        if self.accelerate.is_sharded:
-            self._refuse_with_shards()
-        self.accelerate.require_device("trainer.device", self.trainer.device)
 
     def _check_masks(self) -> None:
         weight, has_masks = self.trainer.unmasked_weight, self.dataset.masks != "none"
