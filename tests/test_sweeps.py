@@ -181,16 +181,16 @@ def test_failing_jobs_are_failed_rows_and_the_others_run(sweep):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trainer.seed=1,2", "trainer.max_stps=3"], ["trainer.max_stps", "Did you mean trainer.max_steps?"]),
+        (["trainer.seed=1,2", "trainer.max_stps=3"], ["trainer.max_stps", "Did you mean trainer.max_steps"]),
         (
             ["trainer.seed=1,2", "+trainer.max_stps=3"],
-            ["trainer.max_stps", "Did you mean trainer.max_steps?"],
+            ["trainer.max_stps", "Did you mean trainer.max_steps"],
         ),
-        (["trainer.max_stps=1,2"], ["trainer.max_stps", "Did you mean trainer.max_steps?"]),
+        (["trainer.max_stps=1,2"], ["trainer.max_stps", "Did you mean trainer.max_steps"]),
         (["model=pocket,pockt"], ["model=pockt does not exist"]),
         (["trainer.max_steps=2,many"], ["trainer.max_steps=many", "Integer"]),
         (["adapter.rank=0,-1"], ["adapter.rank=0 must be at least 1"]),
-        ([*OPTUNA, "trainer.max_stps=3"], ["trainer.max_stps", "Did you mean trainer.max_steps?"]),
+        ([*OPTUNA, "trainer.max_stps=3"], ["trainer.max_stps", "Did you mean trainer.max_steps"]),
     ],
 )
 def test_what_no_job_could_run_with_is_one_line_and_leaves_nothing_behind(arguments, expected, sweep):

@@ -234,6 +234,11 @@ class TrainConfig:
             )
         if self.trainer.mixed_precision == "fp16":
             raise UserError("accelerate.distributed_type=FSDP does not go with trainer.mixed_precision=fp16.")
+        if self.trainer.memory_preflight:
+            raise UserError(
+                "trainer.memory_preflight=true measures one process at a time, which shards "
+                "(accelerate.distributed_type=FSDP) do not allow."
+            )
 
 
 @dataclass(slots=True, kw_only=True)

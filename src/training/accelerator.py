@@ -147,7 +147,7 @@ class Agreement:
             results = work()
         except Exception as error:
             failure = error
-        self._raise_for_all(failure)
+        self.raise_for_all(failure)
         shares: list[Any] | None = [None] * self.num_ranks if self.is_main else None
         torch.distributed.gather_object(list(results), shares, dst=0, group=self._group)
         if shares is None:
@@ -155,7 +155,16 @@ class Agreement:
         num_items = sum(map(len, shares))
         return [shares[index % self.num_ranks][index // self.num_ranks] for index in range(num_items)]
 
-    def _raise_for_all(self, failure: Exception | None) -> None:
+    def raise_for_all(self, failure: Exception | None) -> None:
+        """Raises on every rank if something failed on one. Every rank must call it, at the same place.
+
+        Raises:
+            Exception: this rank's own failure; `RankError` for another's.
+        """
+        if self._group is None:
+            if failure is not None:
+                raise failure
+            return
         own = None if failure is None else f"{type(failure).__name__}: {failure}"
         failures: list[str | None] = [None] * self.num_ranks
         torch.distributed.all_gather_object(failures, own, group=self._group)

@@ -3,7 +3,7 @@
 import logging
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -117,7 +117,18 @@ class Observers:
     def _ask(self, callback: Callback, hook: str, run: RunView, *arguments: Any) -> StopRequest | None:
         step = run.state.step
         address = (self._seed, "callback", type(callback).__name__, hook, step)
-        with self._untouched(callback, *address) if callback.needs_guard(hook, step) else nullcontext():
+        with ExitStack() as entered:
+            if callback.needs_guard(hook, step):
+                failure = None
+                try:
+                    entered.enter_context(self._untouched(callback, *address))
+                except Exception as error:
+                    failure = error
+                if callback.on_every_rank:
+                    # Inside they wait for each other: a rank that cannot go there is to be missed now.
+                    run.ranks.raise_for_all(failure)
+                elif failure is not None:
+                    raise failure
             answer: StopRequest | None = getattr(callback, hook)(run, *arguments)
         return answer
 

@@ -62,7 +62,7 @@ def test_the_task_waits_with_its_overrides_and_an_agent_meets_our_gates(
     }
     refused = train(tmp_path, **on_agent(server))
     assert refused.returncode == 2, refused.stderr
-    assert "trainer.max_stps is not a known key. Did you mean trainer.max_steps?" in refused.stderr
+    assert "trainer.max_stps is not a known key. Did you mean trainer.max_steps" in refused.stderr
 
 
 @pytest.mark.slow
