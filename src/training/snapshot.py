@@ -90,7 +90,7 @@ class Snapshot:
         is_kept = self.accelerator.is_main_process
         weights = gather_all(self.trainable_state(), is_kept=is_kept)
         groups = {WEIGHTS: weights, "optimizer": gather_all(tensors, is_kept=is_kept)}
-        evaluation = self.evaluation.export()
+        evaluation = gather_all(self.evaluation.export(), is_kept=is_kept)
         return (groups | {EVALUATION: evaluation} if evaluation else groups), documents
 
     def restore(self, checkpoint: Checkpoint) -> TrainState:
@@ -111,7 +111,7 @@ class Snapshot:
         import_state(self.optimizer, self.names, tensors, loop["optimizer"]["scalars"])
         # Checkpoints of earlier versions are of optimisers that keep nothing there.
         import_group_state(self.optimizer, loop["optimizer"].get("groups", {}))
-        self.evaluation.load(checkpoint.tensors.get(EVALUATION, {}))
+        self.evaluation.load(self._cut(checkpoint.tensors.get(EVALUATION, {}), self.trainable_state()))
         if self.accelerator.scaler is not None and loop["gradient_scaler"] is not None:
             self.accelerator.scaler.load_state_dict(loop["gradient_scaler"])
         self.means.load_json(loop["means"])

@@ -138,8 +138,9 @@ def test_the_main_rank_failing_to_save_ends_all(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_weights_train_as_whole_ones_do_and_checkpoints_do_not_tell(tmp_path) -> None:
-    settings = {"accumulation": 2, "validate_every": 3, "save_every": 3}
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_sharded_weights_train_as_whole_ones_do_and_checkpoints_do_not_tell(tmp_path, ema_decay) -> None:
+    settings = {"accumulation": 2, "validate_every": 3, "save_every": 3, "ema_decay": ema_decay}
     [alone] = _run(tmp_path / "one", 1, **settings, max_steps=6, batch_size=6)
     first, second = _run(tmp_path / "two", 2, **settings, max_steps=6, batch_size=3, sharded=True)
     assert _flat(first["losses"]) == pytest.approx(_flat(alone["losses"]), rel=1e-5)
@@ -149,6 +150,8 @@ def test_sharded_weights_train_as_whole_ones_do_and_checkpoints_do_not_tell(tmp_
     one, two = (
         load_checkpoint(tmp_path / name / "checkpoints/step_00000006").tensors for name in ("one", "two")
     )
+    assert ("evaluation" in one) == (ema_decay is not None)
+    assert one.keys() == two.keys()
     for file in one:
         assert one[file].keys() == two[file].keys()
         for name, tensor in one[file].items():
