@@ -101,7 +101,9 @@ def test_it_proposes_the_first_settings_that_fit(place, tmp_path):
     assert "trainer.base_precision=int8" in message
     assert "dataset.resolution=16" in message
     assert not (tmp_path / "none" / "adapter").exists()
-    assert all(later < earlier for earlier, later in pairwise(peaks))
+    # AdamW's moments in 8 bits save nothing here: tensors this small keep theirs in fp32.
+    assert all(later < 1.05 * earlier for earlier, later in pairwise(peaks)), peaks
+    assert peaks[-1] < 0.6 * peaks[0]
     # Between the first and the third: checkpointing alone may or may not be enough.
     limit = (peaks[1] + peaks[2]) / 2
     fitting = [*settings, f"trainer.memory_limit_gb={limit / 1000}"]
