@@ -76,6 +76,9 @@ class Callback:
     def on_log(self, run: RunView, scalars: dict[str, float]) -> StopRequest | None:
         """Every `log_every` steps, with means over those steps under "title/series" names."""
 
+    def on_memory(self, run: RunView, scalars: dict[str, float]) -> StopRequest | None:
+        """At the end of each phase (load, cache, train, validate, save): memory and disk space, in GiB."""
+
     def on_validation_end(self, run: RunView, result: ValidationResult) -> StopRequest | None:
         """After each validation. `run.state.best` takes it into account."""
 

@@ -305,7 +305,7 @@ class SampleImages(Callback):
                 return []
 
         def draw() -> list[GeneratedImage]:
-            with adapter_disabled(run.model):
+            with adapter_disabled(run.model), run.model.schedule.own():
                 return self._draw(run)
 
         return run.ranks.do_shares(draw)

@@ -18,6 +18,10 @@ class ScalarsCallback(Callback):
         """What the trainer measured since the last time."""
         run.logger.log_scalars(scalars, run.state.step)
 
+    def on_memory(self, run: RunView, scalars: dict[str, float]) -> None:
+        """What a phase took."""
+        run.logger.log_scalars(scalars, run.state.step)
+
     def on_validation_end(self, run: RunView, result: ValidationResult) -> None:
         """The two losses side by side, and both by timestep."""
         losses = {"loss/validation": result.loss, "loss/train_probe": result.train_loss}

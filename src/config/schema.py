@@ -227,10 +227,10 @@ class TrainConfig:
                 "accelerate.distributed_type=FSDP is for full fine-tuning of the UNet alone: adapter=full "
                 "adapter.token_embedding=frozen. LoRA needs no shards: accelerate=multi_gpu is faster."
             )
-        if self.optimizer.class_name != "AdamW" or self.trainer.ema_decay is not None:
+        if self.optimizer.class_name != "AdamW":
             raise UserError(
-                "accelerate.distributed_type=FSDP goes with optimizer=adamw and trainer.ema_decay=null only: "
-                "other optimisers and averages were not tried on shards."
+                "accelerate.distributed_type=FSDP goes with optimizer=adamw only: most others keep a state "
+                "of another shape than the weights, which cannot be cut as these are."
             )
         if self.trainer.mixed_precision == "fp16":
             raise UserError("accelerate.distributed_type=FSDP does not go with trainer.mixed_precision=fp16.")

@@ -73,7 +73,7 @@ def _apply_checkpoint(model: DiffusionModel, source: AdapterSource, scale: float
     if scale != 0:
         # Runs from before there was a choice do not say.
         trainer = config.get("trainer", {})
-        model.use_schedule(
+        model.schedule.use(
             prediction_type=trainer.get("prediction_type", "auto"),
             zero_terminal_snr=trainer.get("zero_terminal_snr", False),
         )

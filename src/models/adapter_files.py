@@ -67,7 +67,7 @@ def find_adapter_files(path: Path) -> AdapterFiles:
         raise UserError(f"The adapter {path} does not exist. Check adapter.weights.")
     files = AdapterFiles(
         lora=lora if lora.is_file() else None,
-        peft=peft if any(peft.glob(f"*/{PEFT_CONFIG}")) and peft.name == PEFT_FOLDER else None,
+        peft=peft if peft.name == PEFT_FOLDER and any(peft.glob(f"*/{PEFT_CONFIG}")) else None,
         embedding=embedding if embedding.is_file() else None,
         model=model if (model / "model_index.json").is_file() else None,
     )

@@ -81,7 +81,7 @@ def _use_schedule(model: DiffusionModel, files: AdapterFiles) -> None:
         said = read_header(file).metadata
         if kind := said.get(f"{OUR_PREFIX}prediction_type"):
             is_zero = said.get(f"{OUR_PREFIX}zero_terminal_snr") == "true"
-            model.use_schedule(prediction_type=kind, zero_terminal_snr=is_zero)
+            model.schedule.use(prediction_type=kind, zero_terminal_snr=is_zero)
 
 
 def check_architecture(architecture: Architecture, path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
@@ -18,8 +18,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from src.models.chunks import count_tokens, num_chunks_needed
 from src.models.prompts import tokenize
 from src.models.quiet import quiet_libraries
-from src.models.schedule import other_schedule
-from src.models.schedulers import PredictionType, make_scheduler, training_scheduler
+from src.models.schedulers import PredictionType, Schedule, make_scheduler
 from src.models.weights_hash import weights_hash
 
 TextEmbeddings = tuple[Float[Tensor, "b t d"], Float[Tensor, "b p"] | None]
@@ -113,8 +112,7 @@ class DiffusionModel(ABC):
         tokenizers: one for each text encoder, with the placeholder where one is trained.
         base_tokenizers: the same as they came, without the placeholder.
         placeholder: the trained token, if any.
-        scheduler_config: diffusers' configuration of the schedule: the model's own, or see `use_schedule`.
-        noise_scheduler: the training schedule (DDPM) made of it.
+        schedule: noise schedule and prediction type: the model's own, or those that it is trained to.
         num_chunks: chunks that every prompt is encoded as, if nothing else is said (see `use_chunks`).
         max_chunks: the most that a long prompt may have; what is beyond is not seen.
     """
@@ -136,26 +134,9 @@ class DiffusionModel(ABC):
         self.tokenizers = list(tokenizers)
         self.placeholder: str | None = None
         self.num_chunks, self.max_chunks = 1, 1
-        self._own_schedule = dict(scheduler_config)
-        self._set_schedule(self._own_schedule)
+        self.schedule = Schedule(scheduler_config)
         self._weight_files = {name: list(files) for name, files in weight_files.items()}
         self._vae_copies: dict[torch.dtype, AutoencoderKL] = {}
-
-    def use_schedule(self, *, prediction_type: str, zero_terminal_snr: bool) -> None:
-        """Trains and samples with another schedule than the model's own; see `other_schedule`.
-
-        Raises:
-            UserError: no such schedule can be trained.
-        """
-        self._set_schedule(
-            other_schedule(
-                self._own_schedule, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr
-            )
-        )
-
-    def _set_schedule(self, config: Mapping[str, Any]) -> None:
-        self.scheduler_config = dict(config)
-        self.noise_scheduler = training_scheduler(self.scheduler_config)
 
     @abstractmethod
     def make_pipeline(self, *, vae: AutoencoderKL, scheduler: Any) -> DiffusionPipeline:
@@ -172,20 +153,20 @@ class DiffusionModel(ABC):
         return {name: getattr(self.denoiser, name) for name in self.denoiser.encoder_names}
 
     @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """diffusers' configuration of the schedule."""
+        return self.schedule.config
+
+    @property
+    def noise_scheduler(self) -> DDPMScheduler:
+        """The training schedule (DDPM) made of it."""
+        return self.schedule.training
+
+    @property
     def prediction_type(self) -> PredictionType:
         """What the UNet predicts, from the scheduler's configuration, or is trained to predict."""
         value: PredictionType = self.noise_scheduler.config.prediction_type
         return value
-
-    @property
-    def has_zero_terminal_snr(self) -> bool:
-        """Whether no signal is left at the last timestep."""
-        return bool(self.noise_scheduler.config.rescale_betas_zero_snr)
-
-    @property
-    def has_own_schedule(self) -> bool:
-        """Whether schedule and prediction type are those that the model came with."""
-        return self.scheduler_config == self._own_schedule
 
     @property
     def alphas_cumprod(self) -> Float[Tensor, " t"]:

@@ -93,10 +93,10 @@ def _header(
         ours["placeholder"] = model.placeholder
     if full:
         ours["full"] = ",".join(full)
-    if not model.has_own_schedule:
+    if not model.schedule.is_own:
         # Other bases of its kind bring the right one; this adapter needs it changed.
         ours["prediction_type"] = model.prediction_type
-        ours["zero_terminal_snr"] = str(model.has_zero_terminal_snr).lower()
+        ours["zero_terminal_snr"] = str(model.schedule.has_zero_terminal_snr).lower()
     if model.max_chunks > 1:
         ours["prompt_chunks"] = str(model.num_chunks)
     if adapted:

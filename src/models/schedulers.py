@@ -1,7 +1,8 @@
-"""The samplers that generation can choose from, made from a model's own scheduler configuration."""
+"""A model's noise schedule, and the samplers that generation can choose from, made of its configuration."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, final, get_args
 
 from diffusers import (
     DDIMScheduler,
@@ -12,6 +13,7 @@ from diffusers import (
 )
 
 from src.errors import UserError
+from src.models.schedule import other_schedule
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -39,6 +41,58 @@ _KEPT = (
     "set_alpha_to_one",
     "clip_sample",
 )
+
+
+@final
+class Schedule:
+    """A model's noise schedule and what it predicts: its own, or what it is trained to.
+
+    Args:
+        own: the model's scheduler_config.json.
+
+    Attributes:
+        config: the same, or with what is in its place.
+        training: the schedule of training (DDPM) made of it.
+    """
+
+    def __init__(self, own: Mapping[str, Any]) -> None:
+        self._own = dict(own)
+        self._set(self._own)
+
+    def _set(self, config: Mapping[str, Any]) -> None:
+        self.config = dict(config)
+        self.training = training_scheduler(self.config)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the one that the model came with."""
+        return self.config == self._own
+
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        """Whether no signal is left at the last timestep."""
+        return bool(self.training.config.rescale_betas_zero_snr)
+
+    def use(self, *, prediction_type: str, zero_terminal_snr: bool) -> None:
+        """Trains and samples with another than the model's own; see `other_schedule`.
+
+        Raises:
+            UserError: no such schedule can be trained.
+        """
+        asked = other_schedule(
+            self._own, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr
+        )
+        self._set(asked)
+
+    @contextmanager
+    def own(self) -> Iterator[None]:
+        """The model's own inside: for its pictures before it learned another one."""
+        trained = self.config
+        self._set(self._own)
+        try:
+            yield
+        finally:
+            self._set(trained)
 
 
 def training_scheduler(config: Mapping[str, Any]) -> DDPMScheduler:

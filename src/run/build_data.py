@@ -244,12 +244,9 @@ def training_size(config: TrainConfig) -> tuple[int, int]:
         "variant": model.variant,
     }
     native = native_resolution(model.path, **where)
-    check_schedule(
-        model.path,
-        **where,
-        prediction_type=config.trainer.prediction_type,
-        zero_terminal_snr=config.trainer.zero_terminal_snr,
-    )
+    kind, is_zero = config.trainer.prediction_type, config.trainer.zero_terminal_snr
+    if kind != "auto" or is_zero:
+        check_schedule(model.path, **where, prediction_type=kind, zero_terminal_snr=is_zero)
     return parse_size("dataset.resolution", native if resolution is None else resolution)
 
 

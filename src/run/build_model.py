@@ -95,7 +95,7 @@ def prepare_model(
     config: TrainConfig, model: DiffusionModel, accelerator: Accelerator
 ) -> list[TrainableGroup]:
     """Attaches to the base model what is trained, and moves both to the device."""
-    model.use_schedule(
+    model.schedule.use(
         prediction_type=config.trainer.prediction_type, zero_terminal_snr=config.trainer.zero_terminal_snr
     )
     settings = adapter_settings(config.adapter, placeholder=config.dataset.placeholder)

@@ -69,8 +69,8 @@ def memory_preflight(
 ) -> None:
     """Tries a step on the largest batch, a validation batch and a batch of samples, and takes it all back.
 
-    The run that follows is the one without it, bit for bit. On several processes each tries its own share,
-    and samples on the main one; what is said is of the one that takes most.
+    The run that follows is the one without it, bit for bit. On several processes each tries its own share;
+    what is said is of the one that takes most.
 
     Args:
         config: the run's.
@@ -184,7 +184,7 @@ class _Rehearsal:
                 sampler.rehearse(self._model, resolution=settings.size, batch_size=batch_sizes[name])
 
         phases = {_STEP: step, _VALIDATION: validate}
-        if samplers and self._accelerator.is_main_process:
+        if samplers:
             phases[_SAMPLES] = sample
         return phases
 
@@ -237,7 +237,8 @@ def _cut(batch: Batch, share: float) -> Batch:
     height, width = (max(1, int(side * share)) for side in batch.mean.shape[-2:])
     target_sizes = (batch.target_sizes * share).to(batch.target_sizes.dtype)
     mean, std = (moment[..., :height, :width].contiguous() for moment in (batch.mean, batch.std))
-    return replace(batch, mean=mean, std=std, target_sizes=target_sizes)
+    masks = None if batch.masks is None else batch.masks[..., :height, :width].contiguous()
+    return replace(batch, mean=mean, std=std, masks=masks, target_sizes=target_sizes)
 
 
 @contextmanager

@@ -81,7 +81,6 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         lineage = lineage_of(config, job, data, model, size=size)
         continuity.require(lineage, size=size)
         with cache_lease(config), open_logger(config, job, is_main=is_main) as logger:
-            memory.use(logger)
             with memory.phase("cache"):
                 sides = encode_sides(config, data, model=model, accelerator=accelerator, agreement=agreement)
             make_loop = functools.partial(

@@ -6,13 +6,14 @@ best step and the exported adapter all use the same, and training goes on from i
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from src.errors import UserError
@@ -75,7 +76,7 @@ class EvaluationWeights(ABC):
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
-        torch._foreach_copy_(list(self._named.values()), [values[name] for name in self._named])
+        torch._foreach_copy_(_local(self._named.values()), _local(values[name] for name in self._named))
 
 
 @final
@@ -124,7 +125,7 @@ class MovingAverage(EvaluationWeights):
     def update(self, step: int, is_masked: Bool[Tensor, ""]) -> None:
         """Moves the average towards the weights, on the device."""
         share = torch.where(is_masked, 0.0, 1 - ema_decay(step, decay=self._decay))
-        averages, weights = list(self._average.values()), list[Tensor](self._named.values())
+        averages, weights = _local(self._average.values()), _local(self._named.values())
         for chunk in self._chunks:
             differences = torch._foreach_sub(weights[chunk], averages[chunk])  # type: ignore[arg-type]
             torch._foreach_mul_(differences, share)
@@ -149,8 +150,7 @@ class MovingAverage(EvaluationWeights):
                 "The checkpoint has no moving average of what this run trains. Set trainer.ema_decay as it "
                 "was."
             )
-        for name, average in self._average.items():
-            average.copy_(tensors[name])
+        torch._foreach_copy_(_local(self._average.values()), _local(tensors[name] for name in self._average))
 
 
 @final
@@ -215,6 +215,11 @@ def ema_decay(step: int, *, decay: float) -> float:
         decay: what it grows to.
     """
     return min(decay, (1 + step) / (10 + step))
+
+
+def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """What this process holds of them: all, or its shards, which share their memory."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def _chunks(sizes: Sequence[int], most: int) -> Iterator[slice]:

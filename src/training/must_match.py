@@ -1,5 +1,6 @@
 """What a checkpoint and a run must agree in for one to be continued by the other. Free of torch."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,10 +14,23 @@ _UNSET = "unset"
 
 # What decides which tensors are trained and what they mean. With other values the weights of a checkpoint are
 # no weights of this run, whatever their shapes.
-_FIXED = ("adapter.", "base_model_hash", "dataset.placeholder", "optimizer")
+_FIXED = (
+    *("adapter.", "base_model_hash", "dataset.placeholder", "optimizer"),
+    *("trainer.prediction_type", "trainer.zero_terminal_snr"),
+)
 _FREE = ("adapter.dropout",)
+# Settings of optimisers that decide which tensors they keep, and of what shape.
+_SHAPING = ("amsgrad", "beta1", "min_8bit_size", "momentum", "slice_p")
 # How the loss on held-out images is measured: with other values the best so far is of another ruler.
-_MEASURE = ("trainer.num_validation_timesteps", "trainer.max_validation_images", "trainer.mixed_precision")
+_MEASURE = (
+    "trainer.num_validation_timesteps",
+    "trainer.max_validation_images",
+    "trainer.mixed_precision",
+    "trainer.ema_decay",
+    "trainer.base_precision",
+)
+# The loss on held-out images knows nothing of masks.
+_NO_MEASURE = ("trainer.", "adapter.", "optimizer", "global batch size", "dataset.masks", "masks_hash")
 
 
 def require_continuable(path: Path, must_match: Mapping[str, Scalar], *, allow_changes: bool = False) -> None:
@@ -72,11 +86,20 @@ def is_another_ruler(key: str) -> bool:
     >>> is_another_ruler("trainer.seed"), is_another_ruler("dataset_hash")
     (False, True)
     """
-    return key in _MEASURE or not key.startswith(("trainer.", "global batch size"))
+    return key in _MEASURE or not key.startswith(_NO_MEASURE)
+
+
+def _kind_of_optimizer(value: Scalar) -> tuple[str, list[object]]:
+    """An optimiser's name and what its state's shapes depend on, of its name and its settings."""
+    name, _, settings = str(value).partition(" ")
+    given = json.loads(settings or "{}")
+    return name, [given.get(key) for key in _SHAPING]
 
 
 def _is_fixed(key: str, then: Scalar, now: Scalar) -> bool:
     if key == "optimizer.algorithm":
-        # Its name and its settings: the state of another class means something else.
-        return str(then).split(" ")[0] != str(now).split(" ")[0]
+        return _kind_of_optimizer(then) != _kind_of_optimizer(now)
+    if key == "trainer.ema_decay":
+        # A checkpoint has an average or none; only the pace of one can change.
+        return _UNSET in (then, now)
     return key.startswith(_FIXED) and key not in _FREE

@@ -9,8 +9,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from src.loggers.protocol import Logger
-
 _log = logging.getLogger(__name__)
 _GIB = 2**30
 
@@ -58,44 +56,41 @@ def describe_memory(values: dict[str, float]) -> str:
 
 
 class PhaseMemory:
-    """Reports memory at the end of phases: a log line the first time of each, scalars each time.
+    """Measures memory at the end of phases: a log line the first time of each, scalars each time.
 
-    The scalars have the titles `memory_<phase>`. What cannot be measured is passed over: a run does not
-    depend on it. Until there is a logger the scalars wait for it.
+    The scalars have the titles `memory_<phase>` and wait to be taken. What cannot be measured is passed over:
+    a run does not depend on it.
 
     Args:
         folder: on the disk whose free space counts. It must exist.
         device: the run's.
-        is_main: other processes report nothing.
+        is_main: other processes measure nothing.
     """
 
     def __init__(self, folder: Path, device: torch.device, *, is_main: bool = True) -> None:
         self._folder = folder
         self._device = device
         self._is_main = is_main
-        self._logger: Logger | None = None
-        self._waiting: list[tuple[dict[str, float], int]] = []
+        self._waiting: list[dict[str, float]] = []
         self._told: set[str] = set()
 
-    def use(self, logger: Logger) -> None:
-        """From now on scalars go there, and those that waited first."""
-        self._logger = logger
-        for scalars, step in self._waiting:
-            logger.log_scalars(scalars, step)
-        self._waiting = []
+    def take(self) -> list[dict[str, float]]:
+        """The scalars of the phases that have ended since the last call, in their order."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
 
     @contextmanager
-    def phase(self, name: str, *, step: int = 0) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[None]:
         """Around a phase: its peak is its own, and it is reported also where it fails."""
         self._reset_peak()
         started = time.monotonic()
         try:
             yield
         finally:
-            self.report(name, step=step, seconds=time.monotonic() - started)
+            self.measure(name, seconds=time.monotonic() - started)
 
-    def report(self, name: str, *, step: int, seconds: float | None = None) -> None:
-        """Reports a phase that ends now, and begins to count the next one's peak."""
+    def measure(self, name: str, *, seconds: float | None = None) -> None:
+        """Measures a phase that ends now, and begins to count the next one's peak."""
         if self._is_main:
             try:
                 values = read_memory(self._folder, self._device)
@@ -112,11 +107,9 @@ class PhaseMemory:
                 took,
                 describe_memory(values),
             )
-            scalars = {f"memory_{name}/{key}": v for key, v in values.items() if key != "system_total"}
-            if self._logger is None:
-                self._waiting.append((scalars, step))
-            else:
-                self._logger.log_scalars(scalars, step)
+            self._waiting.append(
+                {f"memory_{name}/{key}": value for key, value in values.items() if key != "system_total"}
+            )
         self._reset_peak()
 
     def _reset_peak(self) -> None:

@@ -87,11 +87,11 @@ class Snapshot:
                 },
             },
         }
-        groups = {WEIGHTS: dict(self.trainable_state()), "optimizer": tensors}
-        if evaluation := self.evaluation.export():
-            groups[EVALUATION] = evaluation
         is_kept = self.accelerator.is_main_process
-        return {name: gather_all(group, is_kept=is_kept) for name, group in groups.items()}, documents
+        weights = gather_all(self.trainable_state(), is_kept=is_kept)
+        groups = {WEIGHTS: weights, "optimizer": gather_all(tensors, is_kept=is_kept)}
+        evaluation = gather_all(self.evaluation.export(), is_kept=is_kept)
+        return (groups | {EVALUATION: evaluation} if evaluation else groups), documents
 
     def restore(self, checkpoint: Checkpoint) -> TrainState:
         """Puts everything back and says where the run was, and how its configuration has changed since.
@@ -111,7 +111,7 @@ class Snapshot:
         import_state(self.optimizer, self.names, tensors, loop["optimizer"]["scalars"])
         # Checkpoints of earlier versions are of optimisers that keep nothing there.
         import_group_state(self.optimizer, loop["optimizer"].get("groups", {}))
-        self.evaluation.load(checkpoint.tensors.get(EVALUATION, {}))
+        self.evaluation.load(self._cut(checkpoint.tensors.get(EVALUATION, {}), self.trainable_state()))
         if self.accelerator.scaler is not None and loop["gradient_scaler"] is not None:
             self.accelerator.scaler.load_state_dict(loop["gradient_scaler"])
         self.means.load_json(loop["means"])

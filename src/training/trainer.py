@@ -2,12 +2,10 @@
 
 import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +18,7 @@ from src.callbacks.base import Callback, RunView
 from src.data.order import Position
 from src.loggers.protocol import Logger
 from src.training.accelerator import Agreement
+from src.training.accumulation import step_groups
 from src.training.checkpoint import Checkpointer
 from src.training.evaluation_weights import make_evaluation_weights
 from src.training.must_match import Scalar
@@ -37,12 +36,11 @@ from src.training.signals import StopSignals
 from src.training.snapshot import Snapshot
 from src.training.spikes import SpikeWatch, report_spikes
 from src.training.state import TrainResult, TrainState
+from src.training.stopping import agreed_stop
 from src.training.stopwatch import Stopwatch
 from src.training.validation import Validator
 
 _log = logging.getLogger(__name__)
-# Above all signal numbers: what ranks tell each other when a callback of the main one asks for the end.
-_CALLBACK_STOP = 1000
 
 
 class Trainer:
@@ -62,7 +60,7 @@ class Trainer:
         validator: None to validate never.
         checkpointer: where checkpoints go.
         callbacks: observers.
-        logger: handed to callbacks; of the loop itself only memory goes there.
+        logger: handed to callbacks; the loop itself logs nothing to it.
         output_dir: the run folder, handed to callbacks.
         seed: of the run.
         must_match: what a checkpoint must agree in to be continued.
@@ -75,7 +73,7 @@ class Trainer:
         save_every_minutes: minutes between checkpoints, beside the plan's steps.
         wait_for_space: on a full disk wait; else end the run with an error.
         spike_factor: how many times their recent level loss and gradient norm are reported as spikes.
-        memory: reports memory at the end of each phase.
+        memory: measures memory at the end of each phase.
         memory_remedies: what to change when a step does not fit into memory, the cheapest first.
     """
 
@@ -208,7 +206,8 @@ class Trainer:
     def rehearse_validation(self) -> None:
         """Measures one batch, the one that takes the most memory."""
         if self._validator is not None:
-            self._validator.rehearse()
+            with self._evaluation.applied():
+                self._validator.rehearse()
 
     def fit(self) -> TrainResult:
         """Trains.
@@ -232,37 +231,18 @@ class Trainer:
         self._denoiser.train()
         _log.info("Training from step %d to step %d.", self._start_step, self._plan.total_steps)
         self._observe("on_fit_start")
+        self._tell_memory()
 
     def _loop(self) -> str:
-        with closing(_closable(self._batches(self._state.position))) as batches:
+        with closing(step_groups(self._batches(self._state.position), self._plan)) as groups:
             self._stopwatch = Stopwatch()
             while True:
-                reason = self._stop_reason()
+                reason = self._plan.end_reason(self._state) or agreed_stop(
+                    self._agreement, self._signals, requested=self._requested_stop
+                )
                 if reason is not None:
                     return reason
-                self._step(self._next_group(batches))
-
-    def _stop_reason(self) -> str | None:
-        reason = self._plan.end_reason(self._state)
-        if reason is not None:
-            return reason
-        code = 0 if self._signals.received is None else int(self._signals.received)
-        code = self._agreement.largest(_CALLBACK_STOP if self._requested_stop is not None else code)
-        if code == _CALLBACK_STOP:
-            return self._requested_stop or "callback of the main process"
-        if code > 0:
-            self._signals.received = signal.Signals(code)
-            return f"signal {self._signals.received.name}"
-        return None
-
-    def _next_group(self, batches: Iterator[Share]) -> list[Share]:
-        """The micro-batches of one step: fewer than planned where the run ends with a pass."""
-        shares: list[Share] = []
-        for share in islice(batches, self._plan.gradient_accumulation_steps):
-            shares.append(share)
-            if self._plan.ends_before(share[0].next_position):
-                break
-        return shares
+                self._step(next(groups))
 
     def _step(self, shares: Sequence[Share]) -> None:
         rates = set_learning_rates(self._optimizer, self._plan.learning_rate_factor(self._state.step))
@@ -330,8 +310,9 @@ class Trainer:
             scalars["spikes/count"] = float(self._spikes.count)
         self._means.reset()
         self._losses.update({name: means[name] for name in means if name.startswith("loss/")})
-        self._memory.report("train", step=self._state.step)
         self._observe("on_log", scalars)
+        self._memory.measure("train")
+        self._tell_memory()
 
     def _validate(self) -> bool:
         """Validates; says whether this is the best step so far. A failure is reported and skipped."""
@@ -340,7 +321,7 @@ class Trainer:
         self._optimizer_step.check()
         step, failure, tables, started = self._state.step, None, [], time.monotonic()
         self._validated_step = step
-        with self._stopwatch.paused(), self._memory.phase("validate", step=step):
+        with self._stopwatch.paused(), self._memory.phase("validate"):
             try:
                 with self._evaluation.applied(), whole(self._denoiser):
                     tables = self._validator.measure()
@@ -357,14 +338,20 @@ class Trainer:
         if is_best:
             self._state = self._state.with_best(step, result.loss)
         self._observe("on_validation_end", result)
+        self._tell_memory()
         return is_best
 
     def _save(self, *, num_reserved: int) -> None:
         self._optimizer_step.check()
-        with self._stopwatch.paused(), self._memory.phase("save", step=self._state.step):
+        with self._stopwatch.paused(), self._memory.phase("save"):
             self._saver.save(self._state, num_reserved=num_reserved)
         best, step = self._state.best, self._state.step
         self._observe("on_checkpoint", self._saver.path(step), best is not None and best.step == step)
+        self._tell_memory()
+
+    def _tell_memory(self) -> None:
+        for scalars in self._memory.take():
+            self._observe("on_memory", scalars)
 
     def _rescue(self, error: BaseException) -> None:
         """Saves the last good state after an error, and tells the callbacks."""
@@ -397,8 +384,3 @@ class Trainer:
         with self._stopwatch.paused():
             reason = self._observers.call(hook, view, *arguments)
         self._requested_stop = self._requested_stop or reason
-
-
-def _closable(batches: Iterator[Share]) -> Generator[Share, None, None]:
-    """Closing this closes the batches with it, and that ends the loader's worker processes."""
-    yield from batches

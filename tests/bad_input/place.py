@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,12 +74,14 @@ class Place:
         out, err = ("", "") if self._capfd is None else self._capfd.readouterr()
         return Done(code, out, err)
 
-    def start(self, *overrides: str, script: str = "train") -> "subprocess.Popen[str]":
-        """The same as a process of its own."""
+    def start(
+        self, *overrides: str, script: str = "train", launcher: Sequence[str] = ()
+    ) -> "subprocess.Popen[str]":
+        """The same as a process of its own, or of a launcher: Python's arguments before the script."""
         given = {override.split("=")[0] for override in overrides}
         defaults = [argument for argument in self.arguments(script) if argument.split("=")[0] not in given]
         return subprocess.Popen(
-            [sys.executable, str(ROOT / f"{script}.py"), *defaults, *overrides],
+            [sys.executable, *launcher, str(ROOT / f"{script}.py"), *defaults, *overrides],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -10,9 +10,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from src.logs import run_log
+from src.training.checkpoint import find_damage
 from tests.bad_input.place import Done, Place, assert_refused
 
 # Runs of one name
@@ -62,7 +64,8 @@ def test_a_change_that_is_allowed_is_shown_and_marked(trained: Place) -> None:
     assert_refused(trained.run("train", *line, "adapter.rank=3"), "adapter.rank", "does not cover")
     done = trained.run("train", *line)
     assert done.code == 0, done.err
-    assert "since step_00000002:\n  trainer.max_steps: 2 -> 3\n  trainer.seed: 0 -> 5\n" in done.out
+    shown = done.out.partition("The configuration has changed since step_00000002:\n")[2]
+    assert "  trainer.max_steps: 2 -> 3\n  trainer.seed: 0 -> 5\n" in shown
     mark = "step 2: trainer.seed 0 -> 5"
     assert f"Resumed with another value: {mark}" in done.out
     for name in ("lineage.json", "result.json"):
@@ -134,24 +137,45 @@ def test_ctrl_c_before_training(place: Place, monkeypatch) -> None:
     assert place.files() == {}
 
 
-def _interrupt_when_saved(process: "subprocess.Popen[str]", checkpoints: Path) -> tuple[str, str]:
+def _interrupt_when_saved(
+    process: "subprocess.Popen[str]", checkpoints: Path, number: signal.Signals = signal.SIGINT
+) -> tuple[str, str]:
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
         if any(checkpoints.glob("*/step_*")) or any(checkpoints.glob("step_*")):
-            process.send_signal(signal.SIGINT)
+            # What is started by a launcher is its child.
+            for receiver in psutil.Process(process.pid).children() or [process]:
+                receiver.send_signal(number)
             break
         time.sleep(0.1)
     return process.communicate(timeout=200)
 
 
+ENDLESS = ("trainer.max_steps=100000", "trainer.save_every=3", "trainer.validate_every=null")
+
+
 @pytest.mark.slow
-def test_ctrl_c_while_training(place: Place) -> None:
-    process = place.start("trainer.max_steps=100000", "trainer.save_every=3", "trainer.validate_every=null")
-    out, err = _interrupt_when_saved(process, place.out / "train/mine/checkpoints")
-    assert process.returncode == 130, err
-    assert "SIGINT: stopping after this step" in err
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_training(place: Place, number) -> None:
+    process = place.start(*ENDLESS)
+    out, err = _interrupt_when_saved(process, place.out / "train/mine/checkpoints", number)
+    assert process.returncode == 128 + number, err
+    assert f"{number.name}: stopping after this step" in err
     assert "Traceback" not in out + err
     assert out.strip().splitlines()[-1].endswith("run.name=mine trainer.resume=auto")
+
+
+@pytest.mark.slow
+def test_under_a_launcher_the_code_is_not_0_and_the_cause_in_the_log(place: Place) -> None:
+    """One process under `accelerate launch`, whose own exit code is 1 whatever the cause was."""
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1")
+    process = place.start(*ENDLESS, launcher=(*launcher, "--mixed_precision", "no"))
+    out, err = _interrupt_when_saved(process, place.out / "train/mine/checkpoints", signal.SIGTERM)
+    assert process.returncode == 1, err
+    assert "SIGTERM: stopping after this step" in err
+    assert "(signal SIGTERM)" in out
+    assert "(signal SIGTERM)" in (place.out / "train/mine/train.log").read_text()
+    assert all(find_damage(path) is None for path in (place.out / "train/mine/checkpoints").iterdir())
 
 
 @pytest.mark.slow

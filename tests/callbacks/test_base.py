@@ -34,6 +34,7 @@ def test_every_hook_does_nothing(tmp_path) -> None:
     assert callback.on_fit_start(run) is None
     assert callback.on_step_end(run) is None
     assert callback.on_log(run, {"loss/train": 1.0}) is None
+    assert callback.on_memory(run, {"memory_save/process": 1.0}) is None
     assert callback.on_validation_end(run, validation) is None
     assert callback.on_checkpoint(run, tmp_path, False) is None
     callback.on_fit_end(run, result)

@@ -236,6 +236,18 @@ def test_a_run_resumed_elsewhere_draws_the_base_model_again(make, view):
     assert [i.image.tobytes() for i in resumed._base] == [i.image.tobytes() for i in first._base]
 
 
+def test_the_base_model_is_drawn_with_its_own_schedule(make, view):
+    """What learns another prediction type is drawn by that, the model that it came from is not."""
+    first = make(dino=None, clip=None)
+    first.on_fit_start(view)
+    expected = [image.image.tobytes() for image in first._base]
+    view.model.schedule.use(prediction_type="v_prediction", zero_terminal_snr=True)
+    again = make(dino=None, clip=None)
+    again.on_fit_start(view)
+    assert [image.image.tobytes() for image in again._base] == expected
+    assert view.model.prediction_type == "v_prediction"
+
+
 def test_a_base_that_was_trained_in_full_is_not_passed_off_as_base(make, view, pocket_sd15, caplog):
     changes = {"unet": "full", "text_encoder": "frozen", "token_embedding": "frozen"}
     model, _ = trained(pocket_sd15, **changes)

@@ -178,6 +178,13 @@ def test_the_settings_of_every_optimiser_are_its_own(option):
         check_optimizer(dataclasses.replace(config, algorithm=wrong))
 
 
+def test_shards_go_with_adamw_and_a_moving_average():
+    sharded = ("accelerate=fsdp", "model=sd15", "adapter=full")
+    assert checked("train", *sharded, "trainer.ema_decay=0.99").trainer.ema_decay == 0.99
+    with pytest.raises(UserError, match="goes with optimizer=adamw only"):
+        checked("train", *sharded, "optimizer=prodigy")
+
+
 def test_two_averages_are_refused():
     with pytest.raises(UserError, match=r"Set trainer\.ema_decay=null"):
         checked("train", "optimizer=schedule_free", "trainer.ema_decay=0.9")

@@ -72,10 +72,10 @@ def test_the_whole_range_is_no_range() -> None:
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.5)])
 def test_logit_normal_timesteps_have_a_normal_logit(mean, std) -> None:
-    timesteps = _timesteps(3000, distribution="logit_normal", mean=mean, std=std)
+    timesteps = _timesteps(2000, distribution="logit_normal", mean=mean, std=std)
     logits = torch.logit((timesteps.double() + 0.5) / 1000)
-    assert abs(logits.mean().item() - mean) < 0.06
-    assert abs(logits.std().item() - std) < 0.04
+    assert abs(logits.mean().item() - mean) < 0.08
+    assert abs(logits.std().item() - std) < 0.05
     third = ((logits - mean) / std).pow(3).mean().item()
     assert abs(third) < 0.3, "no skew"
 

@@ -8,7 +8,7 @@ import pytest
 
 from src.config.cli import CONFIG_DIR
 from src.training.checkpoint import list_checkpoints
-from tests.data.pictures import noise_image
+from tests.data.pictures import noise_image, photo_folder
 from tests.data.test_bdd100k import frame, place
 from tests.end_to_end.workbench import Bench, scalars
 
@@ -48,7 +48,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ],
     }
     (coco / "annotations" / "captions_val2017.json").write_text(json.dumps(content))
+    masked = photo_folder(root / "masked", NUM_IMAGES)
+    (masked / "masks").mkdir()
+    for photo in masked.glob("*.png"):
+        noise_image(99).convert("L").save(masked / "masks" / photo.name)
     return {
+        "masked": masked,
         "driving": driving,
         "imagefolder": imagefolder,
         "coco": coco,
@@ -64,6 +69,14 @@ def pictograms(folder: Path) -> Path:
         rows.append(f"{number},word {number},word|thing,things")
     (folder / "metadata.csv").write_text("\n".join(rows))
     return folder
+
+
+def more(experiment: str, sets: dict[str, Path]) -> list[str]:
+    """What an experiment needs beside the demo photos, small."""
+    return {
+        "masked_loss": [f"dataset.path={sets['masked']}"],
+        "prior_preservation": ["dataset.class_images.num=2", "dataset.class_images.num_steps=1"],
+    }.get(experiment, [])
 
 
 def dataset_of(experiment: str) -> str | None:
@@ -85,6 +98,7 @@ def test_it_trains_the_pocket(bench: Bench, sets: dict[str, Path], experiment: s
         f"model={model}",
         f"dataset.resolution={size}",
         *given,
+        *more(experiment, sets),
         *QUICK,
     )
     losses = [value for name, _, value in scalars(run) if name == "loss/train"]

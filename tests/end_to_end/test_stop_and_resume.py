@@ -113,7 +113,7 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
     """All that does not measure time. What was logged twice must have been the same both times."""
     found: dict[tuple[str, int], float] = {}
     for name, step, value in scalars(run):
-        if not name.startswith("throughput/"):
+        if not name.startswith(("throughput/", "memory_")):
             assert found.setdefault((name, step), value) == value, (name, step)
     return found
 

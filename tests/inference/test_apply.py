@@ -57,7 +57,7 @@ def test_they_agree_for_two_encoders(pocket_sdxl, tmp_path):
 def test_they_agree_on_another_schedule(pocket_sd15, tmp_path):
     schedule = {"prediction_type": "v_prediction", "zero_terminal_snr": True}
     model, _ = trained(pocket_sd15)
-    model.use_schedule(**schedule)
+    model.schedule.use(**schedule)
     run = tmp_path / "train" / "v"
     write_config(run, settings_for("sd15"), trainer=schedule)
     write_checkpoint(run, model, step=3, best_step=3)
@@ -65,7 +65,7 @@ def test_they_agree_on_another_schedule(pocket_sd15, tmp_path):
     (run / "live.rgb").write_bytes(_image(model))
     _check_agreement(pocket_sd15, run)
     for place in ("checkpoints/step_00000003", "adapter"):
-        assert _applied(pocket_sd15, run / place, scale=0.0).has_own_schedule
+        assert _applied(pocket_sd15, run / place, scale=0.0).schedule.is_own
 
 
 def _check_agreement(pocket, run):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from src.loggers.clearml import ClearmlLogger, send_run
+from src.loggers.events import read_events
 from src.loggers.multi import MultiLogger
 from tests.loggers.calls import log_everything
 from tests.loggers.clearml_server import ClearmlServer
@@ -222,6 +223,7 @@ def test_a_server_that_dies_during_a_run(trouble: Any, server: ClearmlServer, ru
     assert time.perf_counter() - began < 12, output
     assert "clearml: " in output
     assert "docs/clearml.md says how to send them" in output
+    assert len(list(read_events(run_dir))) == 100, "what the server missed is on disk"
 
 
 def _child(code: str, home: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:

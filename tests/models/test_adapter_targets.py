@@ -73,11 +73,10 @@ def test_what_matches_nothing_is_refused_with_near_names(entry, near, unet):
     assert near in str(caught.value)
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr"])
-def test_a_pattern_reaches_the_layers(method, pocket_sd15):
+def test_a_pattern_reaches_the_layers(pocket_sd15):
     model = load_model(str(pocket_sd15))
     settings = AdapterSettings(
-        method=method, rank=2, target_modules=("up_blocks.*attn2.to_k", "mid_block.resnets.0.conv1")
+        method="lokr", rank=2, target_modules=("up_blocks.*attn2.to_k", "mid_block.resnets.0.conv1")
     )
     attach(model, settings, seed=0)
     adapted = {n for n, m in model.unet.named_modules() if m in adapter_layers(model.unet)}

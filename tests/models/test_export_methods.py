@@ -43,14 +43,18 @@ def _trained(pocket, method, **changes):
 @pytest.mark.parametrize(
     ("architecture", "method", "changes"),
     [
-        ("sd15", "lora", {}),
-        ("sd15", "lora", {"rslora": True}),
         ("sd15", "dora", {}),
-        ("sd15", "loha", {}),
-        ("sd15", "lokr", {"lokr_factor": 4}),
         ("sdxl", "lora", {}),
-        ("sdxl", "dora", {}),
-        *(pytest.param("sdxl", method, {}, marks=pytest.mark.slow) for method in ("loha", "lokr")),
+        ("sd15", "lokr", {"lokr_factor": 4}),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in (
+                ("sd15", "lora", {}),
+                ("sd15", "lora", {"rslora": True}),
+                ("sd15", "loha", {}),
+                *(("sdxl", method, {}) for method in ("dora", "loha", "lokr")),
+            )
+        ),
     ],
 )
 def test_the_library_it_is_for_gives_our_pixels(architecture, method, changes, request, tmp_path):
@@ -76,11 +80,19 @@ def test_the_library_it_is_for_gives_our_pixels(architecture, method, changes, r
         assert abs(pixels(pipeline) - ours).max() > 0.01, "the base model's pixels are others"
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_it_is_read_again_bit_by_bit(method, pocket, tmp_path):
+@pytest.mark.parametrize(
+    ("architecture", "method"),
+    [
+        *(("sd15", method) for method in METHODS),
+        *(pytest.param("sdxl", method, marks=pytest.mark.slow) for method in METHODS),
+    ],
+)
+def test_it_is_read_again_bit_by_bit(architecture, method, request, tmp_path):
+    pocket = request.getfixturevalue(f"pocket_{architecture}")
     model, _ = _trained(pocket, method)
     save_adapter(model, tmp_path, metadata={})
-    loaded, base = load_model(str(pocket)), load_model(str(pocket))
+    loaded = load_model(str(pocket))
+    base = _predict(loaded).detach()
     load_adapter(loaded, tmp_path)
     ours, theirs = (dict(each.denoiser.named_parameters()) for each in (model, loaded))
     assert ours.keys() == theirs.keys()
@@ -89,11 +101,11 @@ def test_it_is_read_again_bit_by_bit(method, pocket, tmp_path):
     whole = _predict(loaded)
     assert torch.equal(whole, _predict(model))
     set_adapter_scale(loaded, 0.0)
-    assert torch.equal(_predict(loaded), _predict(base)), "0 is the base exactly"
+    assert torch.equal(_predict(loaded), base), "0 is the base exactly"
     set_adapter_scale(loaded, 0.5)
     half = _predict(loaded)
     assert abs(half - whole).max() > 1e-3
-    assert abs(half - _predict(base)).max() > 1e-3
+    assert abs(half - base).max() > 1e-3
     assert not any(parameter.requires_grad for parameter in theirs.values())
     merge_adapter(loaded)
     assert not any(is_adapter_weight(name) for name, _ in loaded.denoiser.named_parameters())
@@ -209,7 +221,7 @@ def test_rslora_has_the_alpha_of_its_scale(pocket_sd15, tmp_path):
     assert read_header(tmp_path / KOHYA_FILE).metadata["ss_network_alpha"] == "12.0"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS[1:])
 def test_nothing_learned_is_said(method, pocket_sd15, tmp_path, caplog):
     model = load_model(str(pocket_sd15))
     settings = settings_for("sd15", **{**_PLAIN, "method": method, "text_encoder": "frozen"})
@@ -223,7 +235,6 @@ def test_nothing_learned_is_said(method, pocket_sd15, tmp_path, caplog):
     move(groups)
     save_adapter(model, tmp_path, metadata={})
     assert "learned nothing" not in caplog.text
-    load_adapter(load_model(str(pocket_sd15)), tmp_path)
 
 
 def test_a_dora_that_learned_lengths_alone_has_an_effect(pocket_sd15, tmp_path):

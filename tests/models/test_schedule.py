@@ -86,9 +86,9 @@ def model(pocket):
 
 
 def test_training_and_sampling_have_the_same_schedule(model):
-    assert model.has_own_schedule
-    assert not model.has_zero_terminal_snr
-    model.use_schedule(**V_ZERO)
+    assert model.schedule.is_own
+    assert not model.schedule.has_zero_terminal_snr
+    model.schedule.use(**V_ZERO)
     assert model.prediction_type == "v_prediction"
     assert model.alphas_cumprod[-1] == 0
     assert model.alphas_cumprod[0] == pytest.approx(1 - 0.00085, abs=1e-6)
@@ -102,13 +102,17 @@ def test_training_and_sampling_have_the_same_schedule(model):
             model, prompts=["a toy"], num_steps=2, width=64, height=64, scheduler=name, guidance_scale=3.0
         )
         assert image
-    model.use_schedule(**AUTO)
-    assert model.has_own_schedule
+    with model.schedule.own():
+        assert model.prediction_type == "epsilon"
+        assert model.pipeline("ddim").scheduler.config.timestep_spacing == "leading"
+    assert model.alphas_cumprod[-1] == 0
+    model.schedule.use(**AUTO)
+    assert model.schedule.is_own
 
 
 def test_the_adapter_brings_it_and_plain_diffusers_agrees(pocket_sd15, tmp_path):
     model, _ = trained(pocket_sd15, token_embedding="frozen")
-    model.use_schedule(**V_ZERO)
+    model.schedule.use(**V_ZERO)
     save_adapter(model, tmp_path / "adapter", metadata={})
     header = read_header(tmp_path / "adapter" / LORA_FILE).metadata
     assert header["darkroom.prediction_type"] == "v_prediction"
@@ -137,11 +141,11 @@ def test_the_adapter_brings_it_and_plain_diffusers_agrees(pocket_sd15, tmp_path)
 
 def test_strength_zero_is_the_base_model_with_its_own(pocket_sd15, tmp_path):
     model, _ = trained(pocket_sd15)
-    model.use_schedule(**V)
+    model.schedule.use(**V)
     save_adapter(model, tmp_path, metadata={})
     base = load_model(str(pocket_sd15))
     load_adapter(base, tmp_path, scale=0.0)
-    assert base.has_own_schedule
+    assert base.schedule.is_own
 
 
 def test_without_a_change_the_header_says_nothing(pocket_sd15, tmp_path):
@@ -154,7 +158,7 @@ def test_without_a_change_the_header_says_nothing(pocket_sd15, tmp_path):
 def test_a_whole_model_is_saved_with_it(pocket_sd15, tmp_path):
     changes = {"unet": "full", "text_encoder": "frozen", "token_embedding": "frozen"}
     model, _ = trained(pocket_sd15, **changes)
-    model.use_schedule(**V_ZERO)
+    model.schedule.use(**V_ZERO)
     save_adapter(model, tmp_path, metadata={})
     config = json.loads((tmp_path / "model" / "scheduler" / "scheduler_config.json").read_text())
     assert (config["prediction_type"], config["timestep_spacing"]) == ("v_prediction", "trailing")

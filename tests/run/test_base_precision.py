@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from src.errors import UserError
-from src.models.adapters import lora_layers
+from src.models.adapters import adapter_layers
 from src.models.export import load_adapter
 from src.models.load import load_model
 from tests.run.test_class_images import train
@@ -24,7 +24,7 @@ def test_the_adapter_is_for_the_base_as_it_is(place, tmp_path, pocket_sd15):
     assert lineage["base_model_hash"] == model.base_hash
     adapter = tmp_path / "run" / "adapter"
     load_adapter(model, adapter)
-    assert lora_layers(model.unet)
+    assert adapter_layers(model.unet)
     tensors = load_file(adapter / "pytorch_lora_weights.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     assert all(".lora" in name for name in tensors)

@@ -66,7 +66,7 @@ def train(folder, *overrides):
         for event in events
         if event["kind"] == "scalars"
         for name, value in event["scalars"].items()
-        if not name.startswith("throughput/")
+        if not name.startswith(("throughput/", "memory_"))
     ]
     return kept, json.loads((folder / "lineage.json").read_text())
 

@@ -165,6 +165,10 @@ METHODS: dict[str, Method] = {
 }
 
 
+# What takes seconds is left to the slow tests.
+SLOW = {"LoRA on SD1.5"}
+
+
 def measure(name: str) -> list[float]:
     """Runs a method in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """A run that is resumed with another configuration says so, and goes on only where it can."""
 
+import json
 import logging
 from dataclasses import replace
 
@@ -56,12 +57,16 @@ def test_what_cannot_be_continued_is_refused_whatever_is_allowed(tmp_path) -> No
         {"dataset.placeholder": "sks"},
         {"optimizer.algorithm": "torch.optim.SGD {}"},
         {"optimizer": "SGD"},
+        {"trainer.prediction_type": "v_prediction"},
+        {"trainer.zero_terminal_snr": True},
+        {"trainer.ema_decay": 0.999},
     ):
         with pytest.raises(UserError, match=r"which trainer\.resume_changed=allow does not cover") as refused:
             require_agreement(tmp_path, THEN, THEN | fixed | {"trainer.seed": 1}, allow_changes=True)
         assert "trainer.seed" not in str(refused.value)
     changes = {"trainer.seed": 1, "adapter.dropout": 0.5, "optimizer.algorithm": "torch.optim.AdamW {}"}
     assert set(require_agreement(tmp_path, THEN, THEN | changes, allow_changes=True)) == set(changes)
+    assert not any(map(is_another_ruler, ("dataset.masks", "masks_hash", "trainer.unmasked_weight")))
 
 
 def test_an_allowed_change_goes_on_with_a_mark_that_stays(tiny, held_out, caplog) -> None:
@@ -121,8 +126,10 @@ def test_a_best_step_of_another_ruler_counts_no_more(tiny, held_out) -> None:
         trainer = replace(changed, must_match=must_match).trainer()
         trainer.restore()
         assert (trainer._state.best and trainer._state.best.step) == best
-    assert is_another_ruler("dataset.split_seed")
-    assert not is_another_ruler("global batch size")
+    for key in ("dataset.split_seed", "trainer.ema_decay", "trainer.prediction_type"):
+        assert is_another_ruler(key)
+    for key in ("global batch size", "adapter.dropout", "optimizer.algorithm"):
+        assert not is_another_ruler(key)
 
 
 def test_another_optimiser_class_or_other_weights_are_refused_whatever_is_allowed(tiny) -> None:
@@ -131,3 +138,15 @@ def test_another_optimiser_class_or_other_weights_are_refused_whatever_is_allowe
     changed = replace(run, resume="auto", allow_resume_changes=True)
     with pytest.raises(UserError, match=r"optimizer \(then AdamW, now SGD\)"):
         replace(changed, algorithm=torch.optim.SGD).trainer().fit()
+
+
+def test_settings_of_an_optimiser_may_change_where_its_state_keeps_its_shape(tmp_path) -> None:
+    def algorithm(**settings):
+        return {"optimizer.algorithm": f"prodigyopt.Prodigy {json.dumps(settings)}"}
+
+    before = algorithm(d_coef=1.0, slice_p=1)
+    after = algorithm(d_coef=2.0, slice_p=1)
+    assert require_agreement(tmp_path, before, after, allow_changes=True).keys() == before.keys()
+    with pytest.raises(UserError, match="does not cover"):
+        require_agreement(tmp_path, before, algorithm(d_coef=1.0, slice_p=11), allow_changes=True)
+    assert is_another_ruler("trainer.ema_decay")

@@ -138,8 +138,18 @@ def test_the_main_rank_failing_to_save_ends_all(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_weights_train_as_whole_ones_do_and_checkpoints_do_not_tell(tmp_path) -> None:
-    settings = {"accumulation": 2, "validate_every": 3, "save_every": 3}
+def test_checkpoints_by_minutes_are_those_of_the_main_process_s_clock(tmp_path) -> None:
+    """A millionth of a minute is over at each step: the ranks agree on it, and none waits for another."""
+    settings = {"max_steps": 3, "batch_size": 3, "keep": 9, "save_every_minutes": 1e-6}
+    results = _run(tmp_path / "run", 2, **settings)
+    assert {result["step"] for result in results} == {3}
+    assert [path.name[-1] for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["1", "2", "3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_sharded_weights_train_as_whole_ones_do_and_checkpoints_do_not_tell(tmp_path, ema_decay) -> None:
+    settings = {"accumulation": 2, "validate_every": 3, "save_every": 3, "ema_decay": ema_decay}
     [alone] = _run(tmp_path / "one", 1, **settings, max_steps=6, batch_size=6)
     first, second = _run(tmp_path / "two", 2, **settings, max_steps=6, batch_size=3, sharded=True)
     assert _flat(first["losses"]) == pytest.approx(_flat(alone["losses"]), rel=1e-5)
@@ -149,6 +159,8 @@ def test_sharded_weights_train_as_whole_ones_do_and_checkpoints_do_not_tell(tmp_
     one, two = (
         load_checkpoint(tmp_path / name / "checkpoints/step_00000006").tensors for name in ("one", "two")
     )
+    assert ("evaluation" in one) == (ema_decay is not None)
+    assert one.keys() == two.keys()
     for file in one:
         assert one[file].keys() == two[file].keys()
         for name, tensor in one[file].items():

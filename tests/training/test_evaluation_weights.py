@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from src.callbacks.base import Callback
 from src.training.checkpoint import judged_weights, load_checkpoint
@@ -160,6 +163,39 @@ def test_a_masked_step_leaves_the_average_and_chunks_do_not_matter(monkeypatch) 
     chunked.update(1, FALSE)
     assert same(whole.export(), chunked.export())
     assert all(not torch.equal(tensor, before[name]) for name, tensor in whole.export().items())
+
+
+def test_the_average_of_shards_is_that_of_whole_weights() -> None:
+    """Weights as torch's FSDP holds them, of one process."""
+    plain, sharded = TinyDenoiser(), TinyDenoiser()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+        assert isinstance(sharded.out.weight, DTensor)
+        averages = []
+        for denoiser in (plain, sharded):
+            average = MovingAverage(groups_of(denoiser), decay=0.5)
+            trained = [p for p in denoiser.parameters() if p.requires_grad]
+            with torch.no_grad():
+                for parameter in trained:
+                    parameter.add_(1.0)
+            average.update(1, FALSE)
+            before = _whole(dict(denoiser.named_parameters()))
+            with average.applied():
+                seen = _whole(dict(denoiser.named_parameters()))
+            assert same(before, _whole(dict(denoiser.named_parameters())))
+            assert not same(before, seen)
+            averages.append((_whole(average.export()), seen))
+        assert same(averages[0][0], averages[1][0])
+        assert same(averages[0][1], averages[1][1])
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _whole(tensors):
+    return {
+        n: (t.full_tensor() if isinstance(t, DTensor) else t).detach().clone() for n, t in tensors.items()
+    }
 
 
 def test_a_run_with_more_steps_goes_on_with_its_average(tiny) -> None:

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 
-from tests.training.golden import FILE, METHODS, TOLERANCE, measure
+from tests.training.golden import FILE, METHODS, SLOW, TOLERANCE, measure
 
 GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
 
@@ -18,7 +18,9 @@ def test_every_method_is_kept():
     assert GOLDEN.keys() == METHODS.keys()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS]
+)
 def test_losses_are_those_of_earlier_versions(name):
     seen = measure(name)
     assert seen == pytest.approx(GOLDEN[name], rel=TOLERANCE), seen

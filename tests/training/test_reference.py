@@ -74,12 +74,17 @@ def _unet(model, noisy: Tensor, timesteps: Tensor, batch) -> Tensor:
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
 @pytest.mark.parametrize("gamma", [None, 5.0])
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("kind", "zero_snr"), [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
+)
 @torch.no_grad()
-def test_the_loss_is_that_of_diffusers_scripts(model, batch, kind, gamma, offset) -> None:
-    scheduler = DDPMScheduler.from_config(model.scheduler_config, prediction_type=kind)
+def test_the_loss_is_that_of_diffusers_scripts(model, batch, kind, zero_snr, gamma, offset) -> None:
+    scheduler = DDPMScheduler.from_config(
+        model.scheduler_config, prediction_type=kind, rescale_betas_zero_snr=zero_snr
+    )
+    model.schedule.use(prediction_type=kind, zero_terminal_snr=zero_snr)
     objective = Objective(
-        prediction_type=kind,
+        prediction_type=model.prediction_type,
         alphas_cumprod=model.alphas_cumprod,
         min_snr_gamma=gamma,
         noise_offset=offset,
@@ -111,6 +116,7 @@ def test_the_loss_is_that_of_diffusers_scripts(model, batch, kind, gamma, offset
 @torch.no_grad()
 def test_prior_preservation_is_that_of_diffusers_script(model, batch) -> None:
     """train_dreambooth_lora: the mean over the instances + weight * the mean over the class images."""
+    model.schedule.use(prediction_type="auto", zero_terminal_snr=False)
     objective = Objective(
         prediction_type="epsilon",
         alphas_cumprod=model.alphas_cumprod,

@@ -106,6 +106,58 @@ def test_control_a_position_moved_by_one_micro_batch_is_noticed(tiny, monkeypatc
     assert not same(unbroken.weights(), resumed.weights())
 
 
+@pytest.mark.parametrize("moved", [0, -1, 1])
+def test_control_a_position_moved_by_one_sample_is_noticed(tiny, moved) -> None:
+    """With one image in a micro-batch; the control of the control is not moved, and is not noticed."""
+    settings = {"batch_size": 1, "max_steps": 5}
+    unbroken = tiny("unbroken", **settings)
+    unbroken.trainer().fit()
+    killed = tiny("killed", **settings, callbacks=[KillAt(3)])
+    killed.trainer().fit()
+    resumed = replace(killed, resume="auto", callbacks=())
+    trainer = resumed.trainer()
+    trainer.restore()
+    position = trainer._state.position
+    assert position == Position(pass_number=0, index=3)
+    trainer._state = replace(trainer._state, position=replace(position, index=position.index + moved))
+    trainer.fit()
+    assert same(unbroken.weights(), resumed.weights()) == (moved == 0)
+
+
+def test_workers_come_and_go_between_resumes(tiny) -> None:
+    unbroken = tiny("unbroken")
+    unbroken.trainer().fit()
+    run = tiny("killed", callbacks=[KillAt(3)])
+    run.trainer().fit()
+    run = replace(run, resume="auto", num_workers=2, callbacks=[KillAt(6)])
+    run.trainer().fit()
+    run = replace(run, num_workers=0, callbacks=())
+    run.trainer().fit()
+    assert same(unbroken.weights(), run.weights())
+
+
+def test_a_flipped_byte_in_each_file_of_a_checkpoint_means_the_one_before(tiny, caplog) -> None:
+    run = tiny(save_every=2, max_steps=4, held_out=[], configured={"trainer": {"seed": 0}})
+    run.trainer().fit()
+    last = run.checkpoints / "step_00000004"
+    files = sorted(last.iterdir())
+    assert [file.name for file in files] == [
+        *("config.json", "loop.json", "manifest.json", "optimizer.safetensors"),
+        *("state.json", "weights.safetensors"),
+    ]
+    for file in files:
+        whole = file.read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 1):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            trainer = replace(run, resume="auto", max_steps=6).trainer()
+            trainer.restore()
+            assert trainer._state.step == 2, (file.name, place)
+            assert f"Skipping the damaged checkpoint {last}: {file.name}" in caplog.text
+            caplog.clear()
+        file.write_bytes(whole)
+    assert replace(run, resume="auto", max_steps=6).trainer().fit().step == 6
+
+
 def test_a_second_resume_and_world_without_text_cache(tiny) -> None:
     unbroken = tiny("unbroken", text=False, save_every=2)
     unbroken.trainer().fit()

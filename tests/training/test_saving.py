@@ -98,7 +98,10 @@ def never_lies(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1 << 40))
 
 
-@pytest.mark.parametrize("is_foreseen", [True, False])
+SEEN_BEFORE_OR_NOT = [pytest.param(True, marks=pytest.mark.slow), False]
+
+
+@pytest.mark.parametrize("is_foreseen", SEEN_BEFORE_OR_NOT)
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_intact(
     tiny, tmp_path, is_foreseen, request
 ) -> None:
@@ -137,7 +140,7 @@ def test_a_file_size_limit_ends_the_run_and_leaves_the_last_checkpoint_intact(ti
     assert find_damage(run.checkpoints / "step_00000004") is None
 
 
-@pytest.mark.parametrize("is_foreseen", [True, False])
+@pytest.mark.parametrize("is_foreseen", SEEN_BEFORE_OR_NOT)
 def test_a_run_waits_for_space(tiny, tmp_path, monkeypatch, caplog, is_foreseen, request) -> None:
     monkeypatch.setattr(saving, "_RETRY_SECONDS", 0.1)
     monkeypatch.setattr(saving, "_GLANCE_SECONDS", 0.05)

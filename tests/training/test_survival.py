@@ -103,7 +103,13 @@ def test_a_callback_that_tries_to_end_the_run_does_not(tiny, error) -> None:
     assert same(plain.weights(), run.weights())
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MemoryError(), RuntimeError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        *(pytest.param(error, marks=pytest.mark.slow) for error in (SystemExit(1), MemoryError())),
+    ],
+)
 def test_whatever_ends_the_loop_the_last_good_step_is_saved(tiny, error, monkeypatch) -> None:
     """In the fourth step: three are done."""
     unbroken = tiny("unbroken", max_steps=5)
