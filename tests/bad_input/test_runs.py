@@ -148,7 +148,13 @@ def _interrupt_when_saved(
                 receiver.send_signal(number)
             break
         time.sleep(0.1)
-    return process.communicate(timeout=200)
+    try:
+        return process.communicate(timeout=200)
+    finally:
+        # Endless runs: none is left behind, whatever went wrong.
+        for left in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            left.kill()
+        process.kill()
 
 
 ENDLESS = ("trainer.max_steps=100000", "trainer.save_every=3", "trainer.validate_every=null")
