@@ -87,11 +87,11 @@ class Snapshot:
                 },
             },
         }
+        groups = {WEIGHTS: dict(self.trainable_state()), "optimizer": tensors}
+        if evaluation := self.evaluation.export():
+            groups[EVALUATION] = evaluation
         is_kept = self.accelerator.is_main_process
-        weights = gather_all(self.trainable_state(), is_kept=is_kept)
-        groups = {WEIGHTS: weights, "optimizer": gather_all(tensors, is_kept=is_kept)}
-        evaluation = gather_all(self.evaluation.export(), is_kept=is_kept)
-        return (groups | {EVALUATION: evaluation} if evaluation else groups), documents
+        return {name: gather_all(group, is_kept=is_kept) for name, group in groups.items()}, documents
 
     def restore(self, checkpoint: Checkpoint) -> TrainState:
         """Puts everything back and says where the run was, and how its configuration has changed since.

@@ -95,7 +95,6 @@ def test_what_is_missing_is_named(settings, environment, message):
         ),
         (["accelerate=fsdp"], "is for full fine-tuning of the UNet alone: adapter=full"),
         ([*SHARDS[:2], "adapter.token_embedding=train"], "adapter.token_embedding=frozen"),
-        ([*SHARDS, "trainer.ema_decay=0.9"], "goes with optimizer=adamw and trainer.ema_decay=null"),
         ([*SHARDS, "optimizer=prodigy", "optimizer.lr=1"], "goes with optimizer=adamw"),
         ([*SHARDS, "trainer.memory_preflight=true"], "measures one process at a time"),
         ([*SHARDS, "trainer.mixed_precision=fp16"], "does not go with trainer.mixed_precision=fp16"),
