@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -36,9 +37,10 @@ def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
 def spelled_out(tokenizer: CLIPTokenizer, prompt: str) -> str:
     """A prompt in which a placeholder of several vectors is followed by its further tokens.
 
-    As diffusers' pipelines do it (`maybe_convert_prompt`), to the letter: "sks" becomes "sks sks_1".
-    There, as here, only the spelling that was added brings all vectors ("SKS" stays the first one alone), and
-    only in small letters, because the tokenizer's own tokens are compared, which have no capitals.
+    As diffusers' pipelines do it (`maybe_convert_prompt`): "sks" becomes "sks sks_1". They replace only the
+    spelling that was added, so that "SKS" stays the first vector alone; here it brings all of them, as the
+    tokenizer finds the token in any case. The placeholder itself must be in small letters, because the
+    tokenizer's own tokens are compared, which have no capitals.
     """
     added = tokenizer.added_tokens_encoder
     several = [token for token in added if f"{token}_1" in added]
@@ -48,7 +50,10 @@ def spelled_out(tokenizer: CLIPTokenizer, prompt: str) -> str:
     for token in several:
         if token in found:
             more = itertools.takewhile(added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
-            prompt = prompt.replace(token, " ".join([token, *more]))
+            spelled = " ".join([token, *more]).replace("\\", r"\\")
+            # As the tokenizer finds it: in any case, inside words, and in the composed form of Unicode.
+            composed = unicodedata.normalize("NFC", prompt)
+            prompt = re.sub(re.escape(token), spelled, composed, flags=re.IGNORECASE)
     return prompt
 
 

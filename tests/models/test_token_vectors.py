@@ -19,7 +19,6 @@ from tests.models.test_export import load_textual_inversion
 
 TEXTS = (
     "a skstoy here",
-    "SKSTOY.",
     "skstoys",
     "no toy",
     "skstoy skstoy",
@@ -48,6 +47,17 @@ def test_ids_are_those_of_diffusers(pocket_sd15):
         # Chunks of longer prompts hold the same ids.
         (chunk,) = model.tokenize([text], 1)[0].tolist()
         assert model.tokenize([text], 2)[0, 0, : len(chunk)].tolist() == chunk, text
+
+
+def test_captions_in_another_case_bring_all_vectors(pocket_sd15):
+    """diffusers' pipelines would use the first alone: the tokenizer finds it, and their replacing does not."""
+    model = load_model(str(pocket_sd15))
+    add_placeholder(model, "skstoy", initializer_word="toy", num_vectors=3)
+    for text in ("a photo of sksToy toy", "SKSTOY.", "a,SksToys sksTOY", "(SKSTOY:1) skstoy"):
+        ids = model.tokenize([text])
+        assert torch.equal(ids, model.tokenize([text.lower()])), text
+        assert (ids == len(model.tokenizers[0]) - 1).sum() == text.lower().count("skstoy"), text
+        assert model.count_tokens(text) == model.count_tokens(text.lower())
 
 
 def test_only_the_rows_get_gradients_and_start_apart(pocket):
