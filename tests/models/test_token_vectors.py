@@ -9,7 +9,7 @@ from src.config.schema import ModelConfig, TrainConfig
 from src.errors import UserError
 from src.models.adapter_files import EMBEDDING_FILE
 from src.models.adapters import AdapterSettings, attach, trainable_state
-from src.models.chunks import spelled_out
+from src.models.chunks import spelled_out, split_prompt
 from src.models.export import load_adapter, save_adapter
 from src.models.load import load_model
 from src.models.token_embedding import add_placeholder, token_embeddings
@@ -118,6 +118,18 @@ def test_captions_are_counted_with_all_vectors(pocket_sd15):
     many = token_counter(str(pocket_sd15), placeholder="skstoy", num_vectors=32, max_chunks=1)
     assert many.unseen("skstoy skstoy skstoy") != ""
     assert spelled_out(many.tokenizers[0], "no such word") == "no such word"
+
+
+def test_long_prompts_keep_the_vectors_together(pocket_sd15):
+    counter = token_counter(str(pocket_sd15), placeholder="skstoy", num_vectors=4, max_chunks=2)
+    (tokenizer,) = counter.tokenizers
+    words = " ".join(["toy"] * 73)
+    first, second = split_prompt(tokenizer, f"{words} sksToy here")
+    assert len(first.token_ids) == 73, "two of the four would have had room"
+    assert second.token_ids[:4] == tokenizer.convert_tokens_to_ids(
+        ["skstoy", "skstoy_1", "skstoy_2", "skstoy_3"]
+    )
+    assert counter.unseen(f"{words} {words} toy toy skstoy") == "skstoy skstoy_1 skstoy_2 skstoy_3"
 
 
 def test_capital_letters_are_refused():
