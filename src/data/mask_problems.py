@@ -19,6 +19,8 @@ from src.data.records import Problem, Record
 from src.errors import UserError
 
 _ALPHA = "alpha"
+# What is darker everywhere holds labels, or colours of labels, and no grey from black to white.
+_MIN_PEAK = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,11 @@ def _what_is_wrong_inside(record: Record, file: Path, mask: MaskSeen) -> str | N
         )
     if mask.peak == 0:
         return f"its mask {file.name} is black everywhere: nothing would be learned. Mend it."
+    if mask.peak < _MIN_PEAK:
+        return (
+            f"its mask {file.name} is dark, its brightest value is {mask.peak} of 255: next to nothing would be "
+            "learned. Save it with white for the object; labels of 0 and 1 become 0 and 255."
+        )
     return None
 
 
