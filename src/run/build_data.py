@@ -245,8 +245,15 @@ def training_size(config: TrainConfig) -> tuple[int, int]:
     }
     native = native_resolution(model.path, **where)
     kind, is_zero = config.trainer.prediction_type, config.trainer.zero_terminal_snr
-    if kind != "auto" or is_zero:
-        check_schedule(model.path, **where, prediction_type=kind, zero_terminal_snr=is_zero)
+    weighting = config.trainer.loss_weighting
+    if kind != "auto" or is_zero or weighting == "debiased":
+        check_schedule(
+            model.path,
+            **where,
+            prediction_type=kind,
+            zero_terminal_snr=is_zero,
+            loss_weighting=weighting,
+        )
     return parse_size("dataset.resolution", native if resolution is None else resolution)
 
 

@@ -7,6 +7,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
+from src.config.dataset_schema import DatasetConfig
+from src.config.schema import ModelConfig, TrainConfig
+from src.config.trainer_schema import TrainerConfig
 from src.errors import UserError
 from src.files import read_json
 from src.inference.generate import generate
@@ -19,6 +22,7 @@ from src.models.quiet import quiet_libraries
 from src.models.safetensors_header import read_header
 from src.models.schedule import check_schedule, other_schedule, schedule_of
 from src.models.schedulers import saved_config
+from src.run.build_data import training_size
 from tests.models.common import trained
 from tests.models.single_files import write_checkpoint
 
@@ -72,6 +76,26 @@ def test_it_is_refused_before_the_model_is_loaded(pocket_sd15, tmp_path):
     with pytest.raises(UserError, match="teaches nothing"):
         check_schedule(str(folder), prediction_type="auto", zero_terminal_snr=True)
     check_schedule(str(folder), **V_ZERO)
+
+
+def test_debiased_weights_that_would_be_infinite_are_refused(pocket_sd15, tmp_path):
+    """A base model that ends in pure noise and predicts noise: odd, and there are some."""
+    folder = shutil.copytree(pocket_sd15, tmp_path / "model")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(read_json(file) | {"rescale_betas_zero_snr": True}))
+
+    def size(**trainer):
+        return training_size(
+            TrainConfig(
+                model=ModelConfig(name="a", path=str(folder)),
+                dataset=DatasetConfig(name="a", path="b"),
+                trainer=TrainerConfig(max_steps=1, **trainer),
+            )
+        )
+
+    with pytest.raises(UserError, match=r"debiased.*is infinite\. Set trainer\.loss_weighting=min_snr"):
+        size(loss_weighting="debiased")
+    assert size() == size(loss_weighting="debiased", prediction_type="v_prediction")
 
 
 @pytest.mark.parametrize("marks", [(), ("v_pred",), ("v_pred", "ztsnr")])
