@@ -132,8 +132,8 @@ def _what_is_wrong_inside(record: Record, file: Path, mask: MaskSeen) -> str | N
         return f"its mask {file.name} is black everywhere: nothing would be learned. Mend it."
     if mask.peak < _MIN_PEAK:
         return (
-            f"its mask {file.name} is dark, its brightest value is {mask.peak} of 255: next to nothing would be "
-            "learned. Save it with white for the object; labels of 0 and 1 become 0 and 255."
+            f"its mask {file.name} is dark, its brightest value is {mask.peak} of 255: next to nothing would "
+            "be learned. Save it with white for the object; labels of 0 and 1 become 0 and 255."
         )
     return None
 
