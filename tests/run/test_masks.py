@@ -48,6 +48,22 @@ def test_what_is_wrong_is_refused_skipped_or_shown(masked, tmp_path):
     assert hashes_of(data)["masks_hash"] != hashes_of(before)["masks_hash"]
 
 
+def test_crops_that_show_nothing_of_their_mask_are_warned_of(masked, tmp_path, caplog):
+    values = np.zeros((40, 48), dtype=np.uint8)
+    values[:, :3] = 255  # The square in the middle begins within the fourth column.
+    Image.fromarray(values).save(tmp_path / "photos" / "masks" / "IMG_0003.png")
+    for override, is_warned in (("dataset.crop=center", True), ("dataset.crop=random", False)):
+        caplog.clear()
+        prepare_data(compose(*masked, "dataset.masks=files", override)[1], size=(32, 32))
+        assert ("1 image shows nothing of its mask" in caplog.text) == is_warned
+        assert ("teaches nothing: IMG_0003.png." in caplog.text) == is_warned
+    values[:, 3] = 255
+    Image.fromarray(values).save(tmp_path / "photos" / "masks" / "IMG_0003.png")
+    caplog.clear()
+    prepare_data(compose(*masked, "dataset.masks=files")[1], size=(32, 32))
+    assert "teaches nothing" not in caplog.text
+
+
 def _learned(logged):
     return [each for each in logged if each[1].startswith(("loss/", "grad_norm/", "lr/"))]
 
