@@ -130,6 +130,12 @@ class TrainerConfig:
                 "trainer.zero_terminal_snr=true needs trainer.prediction_type=v_prediction: where no signal "
                 "is left the model is given the noise itself, and to predict that teaches nothing."
             )
+        if self.zero_terminal_snr and (self.min_snr_cap is not None or self.loss_weighting == "debiased"):
+            raise UserError(
+                "trainer.zero_terminal_snr=true is for the last timestep, where sampling begins, and "
+                f"trainer.loss_weighting={self.loss_weighting} gives it weight 0: the SNR is 0 there. Set "
+                "trainer.loss_weighting=none."
+            )
         require_between("trainer.unmasked_weight", self.unmasked_weight, 0.0, 1.0)
         self._check_timesteps()
 

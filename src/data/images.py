@@ -267,6 +267,33 @@ def _srgb() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
+def center_crop_box(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of what `prepare_variant` crops from the centre, in the image's pixels."""
+    slack_x, slack_y = _slack(image_size, size)
+    return _crop_box(image_size, size, slack_x // 2, slack_y // 2)
+
+
+def _scale(image_size: tuple[int, int], size: tuple[int, int]) -> float:
+    return max(size[0] / image_size[0], size[1] / image_size[1])
+
+
+def _slack(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """What is left over of an image that covers `size`, across and down."""
+    scale = _scale(image_size, size)
+    return max(0, round(image_size[0] * scale) - size[0]), max(0, round(image_size[1] * scale) - size[1])
+
+
+def _crop_box(
+    image_size: tuple[int, int], size: tuple[int, int], left: int, top: int
+) -> tuple[float, float, float, float]:
+    """A crop's box in the image's own pixels; left and top are those in the resized image."""
+    scale = _scale(image_size, size)
+    box_width, box_height = min(image_size[0], size[0] / scale), min(image_size[1], size[1] / scale)
+    box_left = min(left / scale, image_size[0] - box_width)
+    box_top = min(top / scale, image_size[1] - box_height)
+    return (box_left, box_top, box_left + box_width, box_top + box_height)
+
+
 def prepare_variant(
     image: Image.Image,
     *,
@@ -287,20 +314,14 @@ def prepare_variant(
         mask: Grey, of the image's size: gets the same crop, each pixel the mean of the area that it covers.
     """
     assert crop in ("center", "random"), crop
-    width, height = size
-    scale = max(width / image.width, height / image.height)
-    slack_x = max(0, round(image.width * scale) - width)
-    slack_y = max(0, round(image.height * scale) - height)
+    slack_x, slack_y = _slack(image.size, size)
     left, top = slack_x // 2, slack_y // 2
     if crop == "random":
         left = address_seed(*seed_parts, "left") % (slack_x + 1)
         top = address_seed(*seed_parts, "top") % (slack_y + 1)
     # Only the crop is resampled: the whole of a very long image, resized, would not fit into memory.
     seen_left = slack_x - left if flip else left
-    box_width, box_height = min(image.width, width / scale), min(image.height, height / scale)
-    box_left = min(seen_left / scale, image.width - box_width)
-    box_top = min(top / scale, image.height - box_height)
-    box = (box_left, box_top, box_left + box_width, box_top + box_height)
+    box = _crop_box(image.size, size, seen_left, top)
     pixels = _in_srgb(image.resize(size, Image.Resampling.LANCZOS, box=box))
     seen_mask = None if mask is None else mask.resize(size, Image.Resampling.BOX, box=box)
     if flip:

@@ -1,9 +1,11 @@
 """The masks of a dataset, and everything that is wrong with them, listed at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.data.buckets import Size
+from src.data.images import center_crop_box
 from src.data.masks import (
     MASK_ENDING,
     MASK_FOLDER,
@@ -15,10 +17,12 @@ from src.data.masks import (
     upright_size,
 )
 from src.data.readers.common import outside_problem
-from src.data.records import Problem, Record
+from src.data.records import Problem, Record, few
 from src.errors import UserError
 
 _ALPHA = "alpha"
+# What is darker everywhere holds labels, or colours of labels, and no grey from black to white.
+_MIN_PEAK = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,34 @@ def num_unused(records: Sequence[Record]) -> int:
     return sum(bool(files) for files in find_mask_files([record.path for record in records]).values())
 
 
+def hidden_mask_warnings(
+    masks: Mapping[str, MaskSource], sizes: Mapping[str, Size], training_sizes: Mapping[str, Size]
+) -> list[str]:
+    """A line on images whose centre crop shows nothing of the mask: nothing is learned from them.
+
+    Args:
+        masks: By record id.
+        sizes: (width, height) of the upright images that are trained on, by record id.
+        training_sizes: What each is cropped to; empty if that is not known.
+    """
+    hidden = []
+    for id, target in training_sizes.items():
+        box = masks[id].box if id in masks else None
+        if box is None:
+            continue
+        left, top, right, bottom = center_crop_box(sizes[id], target)
+        if box[2] <= left or box[0] >= right or box[3] <= top or box[1] >= bottom:
+            hidden.append(id)
+    if not hidden:
+        return []
+    show = "image shows nothing of its mask" if len(hidden) == 1 else "images show nothing of their masks"
+    teach = "teaches" if len(hidden) == 1 else "teach"
+    return [
+        f"{len(hidden)} {show} once cropped to the centre, and {teach} nothing: "
+        f"{few(hidden)}. Crop them yourself, or set dataset.buckets.enabled=true or dataset.crop=random."
+    ]
+
+
 def _alpha_masks(records: Sequence[Record], memo_file: Path | None) -> Masks:
     seen = look_at_masks((record.path for record in records), is_alpha=True, memo_file=memo_file)
     found = Masks(sources={}, problems=[])
@@ -67,7 +99,9 @@ def _alpha_masks(records: Sequence[Record], memo_file: Path | None) -> Masks:
                 _problem(record, "is transparent everywhere. Remove it, or mend its alpha.")
             )
         else:
-            found.sources[record.id] = MaskSource(path=record.path, is_alpha=True, content=_ALPHA)
+            found.sources[record.id] = MaskSource(
+                path=record.path, is_alpha=True, content=_ALPHA, box=mask.box
+            )
     return found
 
 
@@ -86,7 +120,8 @@ def _mask_files(records: Sequence[Record], folder: Path, memo_file: Path | None)
             found.problems.append(_problem(record, message))
             continue
         file = candidates[record.path][0]
-        found.sources[record.id] = MaskSource(path=file, is_alpha=False, content=seen[file].sha256)
+        mask = seen[file]
+        found.sources[record.id] = MaskSource(path=file, is_alpha=False, content=mask.sha256, box=mask.box)
     return found
 
 
@@ -128,6 +163,11 @@ def _what_is_wrong_inside(record: Record, file: Path, mask: MaskSeen) -> str | N
         )
     if mask.peak == 0:
         return f"its mask {file.name} is black everywhere: nothing would be learned. Mend it."
+    if mask.peak < _MIN_PEAK:
+        return (
+            f"its mask {file.name} is dark, its brightest value is {mask.peak} of 255: next to nothing would "
+            "be learned. Save it with white for the object; labels of 0 and 1 become 0 and 255."
+        )
     return None
 
 

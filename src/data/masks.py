@@ -23,7 +23,9 @@ from src.files import sha256_file, write_json_atomic
 MASK_FOLDER = "masks"
 MASK_ENDING = "-masklabel"
 
-_MEMO_VERSION = 1
+Box = tuple[int, int, int, int]
+
+_MEMO_VERSION = 2
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -35,11 +37,13 @@ class MaskSource:
         path: The mask's own file, or that of the image whose alpha channel it is.
         is_alpha: Whether it is an alpha channel.
         content: What tells it from another mask of the same image: part of the keys of cached latents.
+        box: (left, top, right, bottom) around all of it that is not black, in upright pixels, if known.
     """
 
     path: Path
     is_alpha: bool
     content: str
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,7 @@ class MaskSeen:
         width: Upright width in pixels, 0 if there is none.
         height: Upright height.
         peak: Its brightest value, 0 to 255.
+        box: (left, top, right, bottom) around all that is not black.
         problem: What is wrong with it by itself, if something is.
     """
 
@@ -58,6 +63,7 @@ class MaskSeen:
     width: int = 0
     height: int = 0
     peak: int = 0
+    box: Box | None = None
     problem: str | None = None
 
 
@@ -181,7 +187,7 @@ def _look(path: Path, *, is_alpha: bool) -> MaskSeen:
         return MaskSeen(sha256=sha256, problem="has no alpha channel")
     peak = mask.getextrema()[1]
     assert isinstance(peak, int)
-    return MaskSeen(sha256=sha256, width=mask.width, height=mask.height, peak=peak)
+    return MaskSeen(sha256=sha256, width=mask.width, height=mask.height, peak=peak, box=mask.getbbox())
 
 
 def _read_memo(memo_file: Path | None) -> Mapping[str, MaskSeen]:
@@ -192,7 +198,10 @@ def _read_memo(memo_file: Path | None) -> Mapping[str, MaskSeen]:
         content = json.loads(memo_file.read_bytes())
         if content["version"] != _MEMO_VERSION:
             return {}
-        return {key: MaskSeen(**seen) for key, seen in content["masks"].items()}
+        return {
+            key: MaskSeen(**{**seen, "box": seen["box"] and tuple(seen["box"])})
+            for key, seen in content["masks"].items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -16,7 +16,8 @@ def per_sample_loss(
 
     With masks it is a weighted mean: w = u + (1 - u) m weighs a cell with mask m, and the sum is divided by
     that of the weights. So a mask says where a sample's error counts and not how much the sample counts, and
-    a mask of ones changes nothing. A sample with no weight at all has loss 0.
+    a mask of ones changes nothing. A sample whose mask is 0 everywhere, as in a crop beside the object, has
+    loss 0: it would be learned as background alone, at full weight.
 
     Args:
         prediction: of the denoiser.
@@ -30,4 +31,5 @@ def per_sample_loss(
     # u + (1 - u) m, written so that it is exactly 1 where the mask is.
     weights = 1 - (1 - unmasked_weight) * (1 - masks.float())
     weighted = (error * weights[:, None]).mean(dim=(1, 2, 3))
-    return weighted / weights.mean(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+    loss = weighted / weights.mean(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(masks.amax(dim=(1, 2)) > 0, loss, 0.0)

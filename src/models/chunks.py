@@ -2,7 +2,8 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -36,19 +37,21 @@ def add_tokens(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> 
 def spelled_out(tokenizer: CLIPTokenizer, prompt: str) -> str:
     """A prompt in which a placeholder of several vectors is followed by its further tokens.
 
-    As diffusers' pipelines do it (`maybe_convert_prompt`), to the letter: "sks" becomes "sks sks_1".
-    There, as here, only the spelling that was added brings all vectors ("SKS" stays the first one alone), and
-    only in small letters, because the tokenizer's own tokens are compared, which have no capitals.
+    As diffusers' pipelines do it (`maybe_convert_prompt`): "sks" becomes "sks sks_1". They replace only the
+    spelling that was added, so that "SKS" stays the first vector alone; here it brings all of them, as the
+    tokenizer finds the token in any case. The placeholder itself must be in small letters, because the
+    tokenizer's own tokens are compared, which have no capitals.
     """
-    added = tokenizer.added_tokens_encoder
-    several = [token for token in added if f"{token}_1" in added]
+    several = _further_tokens(tokenizer.added_tokens_encoder)
     if not several:
         return prompt
-    found = set(tokenizer.tokenize(prompt))
-    for token in several:
+    found = set(tokenizer.tokenize(prompt, verbose=False))
+    for token, more in several.items():
         if token in found:
-            more = itertools.takewhile(added.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
-            prompt = prompt.replace(token, " ".join([token, *more]))
+            spelled = " ".join([token, *more]).replace("\\", r"\\")
+            # As the tokenizer finds it: in any case, inside words, and in the composed form of Unicode.
+            composed = unicodedata.normalize("NFC", prompt)
+            prompt = re.sub(re.escape(token), spelled, composed, flags=re.IGNORECASE)
     return prompt
 
 
@@ -57,11 +60,11 @@ def split_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
 
     A chunk ends after its last comma if that leaves fewer than 20 tokens empty, else at the end of a word,
     that is before white space. Only a word that no chunk can hold is torn. A placeholder of several vectors
-    is spelled out first, and places are those of the text that comes of it.
+    is spelled out first and counts as one word, and places are those of the text that comes of it.
     """
     prompt = spelled_out(tokenizer, prompt)
     encoded = _encode(tokenizer, prompt)
-    ids, spans = encoded.input_ids, encoded.offset_mapping
+    ids, spans = encoded.input_ids, _joined(tokenizer, encoded)
     size = tokenizer.model_max_length - 2
     chunks, start = [], 0
     while len(ids) - start > size:
@@ -94,6 +97,26 @@ def unseen_text(tokenizers: Sequence[CLIPTokenizer], prompt: str, max_chunks: in
 def _encode(tokenizer: CLIPTokenizer, prompt: str) -> Any:
     """Token ids, and which part of the prompt each one stands for (`offset_mapping`)."""
     return tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+
+def _joined(tokenizer: CLIPTokenizer, encoded: Any) -> list[tuple[int, int]]:
+    """Where each token stands, without a gap before a placeholder's further vectors: none starts a word."""
+    added = tokenizer.added_tokens_encoder
+    further = {added[token] for tokens in _further_tokens(added).values() for token in tokens}
+    spans: list[tuple[int, int]] = list(encoded.offset_mapping)
+    for index, token_id in enumerate(encoded.input_ids):
+        if index > 0 and token_id in further:
+            spans[index] = (spans[index - 1][1], spans[index][1])
+    return spans
+
+
+def _further_tokens(added: Mapping[str, int]) -> dict[str, list[str]]:
+    """The placeholders of several vectors, each with the tokens that follow it."""
+    return {
+        token: list(itertools.takewhile(added.__contains__, (f"{token}_{i}" for i in itertools.count(1))))
+        for token in added
+        if f"{token}_1" in added
+    }
 
 
 def _surely_fits(tokenizers: Sequence[CLIPTokenizer], prompt: str) -> bool:
@@ -129,7 +152,7 @@ def _unseen(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int) -> str:
         spelled = spelled_out(tokenizer, prompt)
         return spelled[chunks[max_chunks].start :].strip() if len(chunks) > max_chunks else ""
     prompt = spelled_out(tokenizer, prompt)
-    spans = _encode(tokenizer, prompt).offset_mapping
+    spans = _joined(tokenizer, _encode(tokenizer, prompt))
     first = tokenizer.model_max_length - 2
     if len(spans) <= first:
         return ""

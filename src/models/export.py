@@ -35,6 +35,7 @@ from src.models.base import DiffusionModel, is_own_weight
 from src.models.eight_bit import is_eight_bit
 from src.models.export_kohya import kohya_metadata, kohya_tensors
 from src.models.peft_folder import has_learned, save_peft
+from src.models.schedulers import saved_config
 from src.models.token_embedding import token_embeddings
 from src.models.write_tensors import write_tensors
 
@@ -210,7 +211,7 @@ def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str], 
             _save_component(module, states[name], new / name, header)
         for index, tokenizer in enumerate(model.base_tokenizers):
             tokenizer.save_pretrained(new / ("tokenizer" if index == 0 else f"tokenizer_{index + 1}"))
-        write_json_atomic(new / "scheduler" / "scheduler_config.json", model.scheduler_config)
+        write_json_atomic(new / "scheduler" / "scheduler_config.json", saved_config(model.scheduler_config))
         write_json_atomic(new / "model_index.json", _model_index(model))
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -270,5 +271,5 @@ def _model_index(model: DiffusionModel) -> dict[str, Any]:
     index: dict[str, Any] = dict(pipeline.config)
     index.pop("_name_or_path", None)
     index = {key: list(value) if isinstance(value, tuple) else value for key, value in index.items()}
-    index["scheduler"] = ["diffusers", model.scheduler_config["_class_name"]]
+    index["scheduler"] = ["diffusers", saved_config(model.scheduler_config)["_class_name"]]
     return {"_class_name": type(pipeline).__name__, **index}

@@ -36,6 +36,7 @@ def check_schedule(
     variant: str | None = None,
     prediction_type: str,
     zero_terminal_snr: bool,
+    loss_weighting: str = "none",
 ) -> None:
     """Whether a model can be trained to a schedule (see `other_schedule`), without loading it.
 
@@ -46,13 +47,21 @@ def check_schedule(
         variant: see `load_model`.
         prediction_type: see `other_schedule`.
         zero_terminal_snr: see `other_schedule`.
+        loss_weighting: of timesteps; debiased weights of noise prediction have no bound where the SNR is 0.
 
     Raises:
         UserError: it cannot, or there is no such model.
     """
     place, found = look_at(path, architecture=architecture, revision=revision, variant=variant)
     own = schedule_of(place, found)
-    other_schedule(own, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr)
+    asked = other_schedule(own, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr)
+    is_epsilon = asked.get("prediction_type", "epsilon") == "epsilon"
+    if loss_weighting == "debiased" and is_epsilon and asked.get("rescale_betas_zero_snr", False):
+        raise UserError(
+            f"The schedule of the model {path} ends in pure noise and it predicts noise: there "
+            "trainer.loss_weighting=debiased, 1 / sqrt(SNR), is infinite. Set trainer.loss_weighting=min_snr "
+            "or none."
+        )
 
 
 def other_schedule(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, final, get_args
 
+import diffusers
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -41,6 +42,8 @@ _KEPT = (
     "set_alpha_to_one",
     "clip_sample",
 )
+# What training to another schedule changes.
+_SCHEDULE_KEYS = {"prediction_type", "rescale_betas_zero_snr", "timestep_spacing"}
 
 
 @final
@@ -93,6 +96,24 @@ class Schedule:
             yield
         finally:
             self._set(trained)
+
+
+def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's configuration for a pipeline's folder, of a class that knows all of the schedule.
+
+    Plain diffusers drops what the named class does not know: PNDM of SD1.5 would sample a zero terminal SNR
+    with the old betas. Then it is DDIM, which knows it.
+
+    Args:
+        config: the model's scheduler configuration.
+    """
+    named = getattr(diffusers, str(config.get("_class_name")), None)
+    if named is None or _SCHEDULE_KEYS & config.keys() <= named._get_init_keys(named):
+        return dict(config)
+    known = {"_diffusers_version", *DDIMScheduler._get_init_keys(DDIMScheduler)}
+    # Latents have no bounds to clip to, which DDIM would do by default.
+    kept = {"clip_sample": False, **{key: value for key, value in config.items() if key in known}}
+    return {"_class_name": DDIMScheduler.__name__, **kept}
 
 
 def training_scheduler(config: Mapping[str, Any]) -> DDPMScheduler:

@@ -13,7 +13,7 @@ from src.config.schema import TrainConfig
 from src.config.targets import build
 from src.data.buckets import BucketRules, bucket_rules, describe_buckets
 from src.data.data_manager import DataManager
-from src.data.mask_problems import find_masks, num_unused
+from src.data.mask_problems import find_masks, hidden_mask_warnings, num_unused
 from src.data.masks import MaskSource
 from src.data.preflight import DatasetReport, none_left, refuse, survey_dataset, too_few
 from src.data.readers.common import read_attribution
@@ -131,7 +131,12 @@ def prepare_data(config: TrainConfig, *, size: tuple[int, int] | None) -> Prepar
         )
     for warning in [] if class_images is None else class_images.warnings:
         log.warning("%s", warning)
-    for warning in report.warnings:
+    hidden = (
+        hidden_mask_warnings(masks, report.sizes, report.training_sizes)
+        if config.dataset.crop == "center"
+        else []
+    )
+    for warning in [*report.warnings, *hidden]:
         log.warning("%s", warning)
     split = split_dataset(config, report)
     for warning in split_warnings(split, report.group_keys):
@@ -245,8 +250,15 @@ def training_size(config: TrainConfig) -> tuple[int, int]:
     }
     native = native_resolution(model.path, **where)
     kind, is_zero = config.trainer.prediction_type, config.trainer.zero_terminal_snr
-    if kind != "auto" or is_zero:
-        check_schedule(model.path, **where, prediction_type=kind, zero_terminal_snr=is_zero)
+    weighting = config.trainer.loss_weighting
+    if kind != "auto" or is_zero or weighting == "debiased":
+        check_schedule(
+            model.path,
+            **where,
+            prediction_type=kind,
+            zero_terminal_snr=is_zero,
+            loss_weighting=weighting,
+        )
     return parse_size("dataset.resolution", native if resolution is None else resolution)
 
 

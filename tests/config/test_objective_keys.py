@@ -18,6 +18,8 @@ from src.errors import UserError
         ({"noise_offset": -0.1}, "trainer.noise_offset=-0.1 must lie between 0.0 and 1.0"),
         ({"prediction_type": "v"}, "trainer.prediction_type=v"),
         ({"prediction_type": "epsilon", "zero_terminal_snr": True}, "needs trainer.prediction_type=v_predic"),
+        ({"zero_terminal_snr": True}, "loss_weighting=min_snr gives it weight 0.*loss_weighting=none"),
+        ({"zero_terminal_snr": True, "loss_weighting": "debiased"}, "debiased gives it weight 0.*=none"),
         ({"timestep_sampling": "normal"}, "trainer.timestep_sampling=normal"),
         ({"logit_normal_mean": 0.5}, "not used with trainer.timestep_sampling=uniform"),
         ({"logit_normal_std": 0.5}, "not used with trainer.timestep_sampling=uniform"),
@@ -43,6 +45,8 @@ def test_what_may_be_left_as_it_is():
         assert TrainerConfig(max_steps=1, loss_weighting=weighting, min_snr_gamma=None).min_snr_cap is None
     assert TrainerConfig(max_steps=1, min_snr_gamma=3.0).min_snr_cap == 3.0
     TrainerConfig(max_steps=1, min_timestep=999)
+    for unweighted in ({"loss_weighting": "none"}, {"min_snr_gamma": None}):
+        TrainerConfig(max_steps=1, zero_terminal_snr=True, **unweighted)
 
 
 def _config(masks: str, unmasked_weight: float) -> TrainConfig:

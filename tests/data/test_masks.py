@@ -127,6 +127,17 @@ def test_all_that_is_wrong_with_masks_is_listed_at_once(tmp_path):
     assert all(problem.is_skippable for problem in report.problems)
 
 
+def test_a_mask_of_labels_is_refused(tmp_path):
+    records = _with_masks(tmp_path)
+    for record, peak in zip(records, (1, 127, 128), strict=True):
+        values = np.asarray(_left_half()) // 255 * peak
+        _grey(values).save(tmp_path / "masks" / record.path.name)
+    found = _find(records, tmp_path)
+    assert list(found.sources) == ["IMG_0002.png"]
+    assert "its brightest value is 1 of 255" in found.problems[0].message
+    assert "its brightest value is 127 of 255" in found.problems[1].message
+
+
 def test_a_mask_without_its_image_is_no_image(tmp_path):
     _with_masks(tmp_path, 2)
     (tmp_path / "captions.txt").unlink()

@@ -144,3 +144,15 @@ def test_a_mask_alone_hides_the_rest_and_an_empty_one_all(latents_and_noise):
     loss.sum().backward()
     is_moved = prediction.grad.abs().sum(dim=1) > 0
     assert torch.equal(is_moved, masks > 0)
+
+
+def test_a_crop_beside_the_object_is_not_learned_as_background(latents_and_noise):
+    latents, noise = latents_and_noise
+    masks = torch.zeros(6, 8, 8)
+    masks[:5, 2:4, 3:6] = 1
+    prediction = latents.clone().requires_grad_(True)
+    loss = per_sample_loss(prediction, noise, masks, unmasked_weight=0.2)
+    assert (loss > 0).tolist() == [True] * 5 + [False]
+    loss.sum().backward()
+    assert (prediction.grad[:5] != 0).all()
+    assert not prediction.grad[5].any()

@@ -7,15 +7,22 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
+from src.config.dataset_schema import DatasetConfig
+from src.config.schema import ModelConfig, TrainConfig
+from src.config.trainer_schema import TrainerConfig
 from src.errors import UserError
+from src.files import read_json
 from src.inference.generate import generate
 from src.models.adapter_files import LORA_FILE
 from src.models.apply import load_adapter
 from src.models.export import save_adapter
 from src.models.load import load_model
+from src.models.locate import CONFIGS
 from src.models.quiet import quiet_libraries
 from src.models.safetensors_header import read_header
 from src.models.schedule import check_schedule, other_schedule, schedule_of
+from src.models.schedulers import saved_config
+from src.run.build_data import training_size
 from tests.models.common import trained
 from tests.models.single_files import write_checkpoint
 
@@ -69,6 +76,26 @@ def test_it_is_refused_before_the_model_is_loaded(pocket_sd15, tmp_path):
     with pytest.raises(UserError, match="teaches nothing"):
         check_schedule(str(folder), prediction_type="auto", zero_terminal_snr=True)
     check_schedule(str(folder), **V_ZERO)
+
+
+def test_debiased_weights_that_would_be_infinite_are_refused(pocket_sd15, tmp_path):
+    """A base model that ends in pure noise and predicts noise: odd, and there are some."""
+    folder = shutil.copytree(pocket_sd15, tmp_path / "model")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(read_json(file) | {"rescale_betas_zero_snr": True}))
+
+    def size(**trainer):
+        return training_size(
+            TrainConfig(
+                model=ModelConfig(name="a", path=str(folder)),
+                dataset=DatasetConfig(name="a", path="b"),
+                trainer=TrainerConfig(max_steps=1, **trainer),
+            )
+        )
+
+    with pytest.raises(UserError, match=r"debiased.*is infinite\. Set trainer\.loss_weighting=min_snr"):
+        size(loss_weighting="debiased")
+    assert size() == size(loss_weighting="debiased", prediction_type="v_prediction")
 
 
 @pytest.mark.parametrize("marks", [(), ("v_pred",), ("v_pred", "ztsnr")])
@@ -153,6 +180,27 @@ def test_without_a_change_the_header_says_nothing(pocket_sd15, tmp_path):
     save_adapter(model, tmp_path, metadata={})
     metadata = read_header(tmp_path / LORA_FILE).metadata
     assert not [name for name in metadata if "prediction" in name or "snr" in name]
+
+
+def test_a_saved_scheduler_is_of_a_class_that_knows_the_schedule(pocket_sd15, tmp_path):
+    """SD1.5 comes with PNDM, which knows no zero terminal SNR: plain diffusers would drop it."""
+    own = read_json(CONFIGS / "sd15" / "scheduler" / "scheduler_config.json")
+    assert own["_class_name"] == "PNDMScheduler"
+    assert saved_config(own) == own
+    assert saved_config(other_schedule(own, **V)) == {**own, "prediction_type": "v_prediction"}
+    folder = shutil.copytree(pocket_sd15, tmp_path / "base")
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(own))
+    model, _ = trained(folder, unet="full", text_encoder="frozen", token_embedding="frozen")
+    model.schedule.use(**V_ZERO)
+    save_adapter(model, tmp_path, metadata={})
+    with quiet_libraries():
+        scheduler = DiffusionPipeline.from_pretrained(tmp_path / "model").scheduler
+    assert isinstance(scheduler, DDIMScheduler)
+    assert scheduler.alphas_cumprod[-1] == pytest.approx(0, abs=1e-12)
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert not scheduler.config.clip_sample
+    scheduler.set_timesteps(5)
+    assert scheduler.timesteps[0] == 999
 
 
 def test_a_whole_model_is_saved_with_it(pocket_sd15, tmp_path):

@@ -9,7 +9,7 @@ from src.config.schema import ModelConfig, TrainConfig
 from src.errors import UserError
 from src.models.adapter_files import EMBEDDING_FILE
 from src.models.adapters import AdapterSettings, attach, trainable_state
-from src.models.chunks import spelled_out
+from src.models.chunks import spelled_out, split_prompt
 from src.models.export import load_adapter, save_adapter
 from src.models.load import load_model
 from src.models.token_embedding import add_placeholder, token_embeddings
@@ -19,7 +19,6 @@ from tests.models.test_export import load_textual_inversion
 
 TEXTS = (
     "a skstoy here",
-    "SKSTOY.",
     "skstoys",
     "no toy",
     "skstoy skstoy",
@@ -48,6 +47,17 @@ def test_ids_are_those_of_diffusers(pocket_sd15):
         # Chunks of longer prompts hold the same ids.
         (chunk,) = model.tokenize([text], 1)[0].tolist()
         assert model.tokenize([text], 2)[0, 0, : len(chunk)].tolist() == chunk, text
+
+
+def test_captions_in_another_case_bring_all_vectors(pocket_sd15):
+    """diffusers' pipelines would use the first alone: the tokenizer finds it, and their replacing does not."""
+    model = load_model(str(pocket_sd15))
+    add_placeholder(model, "skstoy", initializer_word="toy", num_vectors=3)
+    for text in ("a photo of sksToy toy", "SKSTOY.", "a,SksToys sksTOY", "(SKSTOY:1) skstoy"):
+        ids = model.tokenize([text])
+        assert torch.equal(ids, model.tokenize([text.lower()])), text
+        assert (ids == len(model.tokenizers[0]) - 1).sum() == text.lower().count("skstoy"), text
+        assert model.count_tokens(text) == model.count_tokens(text.lower())
 
 
 def test_only_the_rows_get_gradients_and_start_apart(pocket):
@@ -108,6 +118,18 @@ def test_captions_are_counted_with_all_vectors(pocket_sd15):
     many = token_counter(str(pocket_sd15), placeholder="skstoy", num_vectors=32, max_chunks=1)
     assert many.unseen("skstoy skstoy skstoy") != ""
     assert spelled_out(many.tokenizers[0], "no such word") == "no such word"
+
+
+def test_long_prompts_keep_the_vectors_together(pocket_sd15):
+    counter = token_counter(str(pocket_sd15), placeholder="skstoy", num_vectors=4, max_chunks=2)
+    (tokenizer,) = counter.tokenizers
+    words = " ".join(["toy"] * 73)
+    first, second = split_prompt(tokenizer, f"{words} sksToy here")
+    assert len(first.token_ids) == 73, "two of the four would have had room"
+    assert second.token_ids[:4] == tokenizer.convert_tokens_to_ids(
+        ["skstoy", "skstoy_1", "skstoy_2", "skstoy_3"]
+    )
+    assert counter.unseen(f"{words} {words} toy toy skstoy") == "skstoy skstoy_1 skstoy_2 skstoy_3"
 
 
 def test_capital_letters_are_refused():

@@ -43,7 +43,11 @@ def test_without_credit_and_from_the_hub(tmp_path):
 
 
 def test_how_to_sample_what_was_trained_to_another_schedule(tmp_path):
-    _, config = compose("trainer.prediction_type=v_prediction", "trainer.zero_terminal_snr=true")
+    _, config = compose(
+        "trainer.prediction_type=v_prediction",
+        "trainer.zero_terminal_snr=true",
+        "trainer.loss_weighting=none",
+    )
     write_adapter_card(tmp_path, config, HEADER, architecture="sd15", loss=None)
     card = (tmp_path / "README.md").read_text()
     code = card.split("```python")[1].split("```")[0]

@@ -48,6 +48,22 @@ def test_what_is_wrong_is_refused_skipped_or_shown(masked, tmp_path):
     assert hashes_of(data)["masks_hash"] != hashes_of(before)["masks_hash"]
 
 
+def test_crops_that_show_nothing_of_their_mask_are_warned_of(masked, tmp_path, caplog):
+    values = np.zeros((40, 48), dtype=np.uint8)
+    values[:, :3] = 255  # The square in the middle begins within the fourth column.
+    Image.fromarray(values).save(tmp_path / "photos" / "masks" / "IMG_0003.png")
+    for override, is_warned in (("dataset.crop=center", True), ("dataset.crop=random", False)):
+        caplog.clear()
+        prepare_data(compose(*masked, "dataset.masks=files", override)[1], size=(32, 32))
+        assert ("1 image shows nothing of its mask" in caplog.text) == is_warned
+        assert ("teaches nothing: IMG_0003.png." in caplog.text) == is_warned
+    values[:, 3] = 255
+    Image.fromarray(values).save(tmp_path / "photos" / "masks" / "IMG_0003.png")
+    caplog.clear()
+    prepare_data(compose(*masked, "dataset.masks=files")[1], size=(32, 32))
+    assert "teaches nothing" not in caplog.text
+
+
 def _learned(logged):
     return [each for each in logged if each[1].startswith(("loss/", "grad_norm/", "lr/"))]
 
@@ -68,14 +84,14 @@ def test_a_run_learns_what_its_masks_show(masked, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_with_all_of_it_is_sampled_as_it_was_trained(masked, tmp_path):
-    """Masks, class images, v-prediction to zero SNR, other weights, noise and timesteps in one run."""
+    """Masks, class images, v-prediction to zero SNR, no weights, other noise and timesteps in one run."""
     logged, _ = train(
         tmp_path / "run",
         *masked,
         "dataset.masks=files",
         "trainer.prediction_type=v_prediction",
         "trainer.zero_terminal_snr=true",
-        "trainer.loss_weighting=debiased",
+        "trainer.loss_weighting=none",
         "trainer.noise_offset=0.05",
         "trainer.timestep_sampling=logit_normal",
         "trainer.min_timestep=100",

@@ -138,13 +138,15 @@ def objective_agreement(masks="none", lineage=None, **settings):
 
 def test_what_is_learned_is_agreed_on():
     logit_normal = {"timestep_sampling": "logit_normal"}
+    v_plain = {"prediction_type": "v_prediction", "loss_weighting": "none"}
     settings = [
         {},
         {"loss_weighting": "debiased"},
         {"loss_weighting": "none"},
         {"noise_offset": 0.1},
         {"prediction_type": "v_prediction"},
-        {"prediction_type": "v_prediction", "zero_terminal_snr": True},
+        v_plain,
+        {**v_plain, "zero_terminal_snr": True},
         logit_normal,
         {**logit_normal, "logit_normal_mean": 1.0},
         {**logit_normal, "logit_normal_std": 2.0},

@@ -144,6 +144,8 @@ METHODS: dict[str, Method] = {
     "v, min-SNR": _objective(**_V),
     "v, no weights": _objective(**_V, min_snr_gamma=None),
     "v, debiased": _objective(**_V, min_snr_gamma=None, is_debiased=True),
+    "v, zero terminal SNR, no weights": _objective(**_V, alphas_cumprod=ZERO_SNR, min_snr_gamma=None),
+    # A base model's own schedule: to train to one, min-SNR and debiased weights are refused.
     "v, zero terminal SNR, min-SNR": _objective(**_V, alphas_cumprod=ZERO_SNR),
     "v, zero terminal SNR, debiased": _objective(
         **_V, alphas_cumprod=ZERO_SNR, min_snr_gamma=None, is_debiased=True
