@@ -1,0 +1,55 @@
+"""Shards of one process: what is whole inside, and what an error leaves."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch.distributed import HashStore
+from torch.distributed.fsdp import FSDPModule
+
+from src.training.accelerator import make_accelerator
+from src.training.sharding import is_sharded, shard, whole
+from tests.training.tiny import TinyDenoiser, groups_of
+
+
+@pytest.fixture
+def sharded():
+    """A tiny denoiser in shards, all of them here, and its groups."""
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        denoiser = TinyDenoiser()
+        denoiser.table.requires_grad_(False)
+        groups = [group for group in groups_of(denoiser) if group.parameters]
+        blocks = [denoiser.condition, denoiser.text]
+        yield denoiser, shard(denoiser, blocks, groups, accelerator=make_accelerator(device="cpu"))
+    finally:
+        torch.distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_an_error_while_gathering_leaves_all_in_shards(sharded, monkeypatch) -> None:
+    denoiser, _ = sharded
+    parts = [part for part in denoiser.modules() if isinstance(part, FSDPModule)]
+    assert len(parts) == 3
+    before = [type(part) for part in parts]
+    unshard = FSDPModule.unshard
+
+    def run_out(self: FSDPModule) -> None:
+        if self is parts[-1]:
+            raise torch.OutOfMemoryError("no room for it")
+        unshard(self)
+
+    def seen() -> list[type]:
+        return [type(part) for part in parts]
+
+    def are_shards() -> set[bool]:
+        return {hasattr(parameter, "placements") for parameter in denoiser.parameters()}
+
+    monkeypatch.setattr(FSDPModule, "unshard", run_out)
+    with pytest.raises(torch.OutOfMemoryError), whole(denoiser):
+        pass
+    assert (seen(), are_shards()) == (before, {True})
+    monkeypatch.undo()
+    with whole(denoiser):
+        assert not is_sharded(denoiser)
+        assert are_shards() == {False}
+    assert (seen(), are_shards()) == (before, {True})
