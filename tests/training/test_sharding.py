@@ -5,8 +5,10 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.distributed import HashStore
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from src.training.accelerator import make_accelerator
+from src.training.optimizers import export_state, make_optimizer, parameter_names
 from src.training.sharding import is_sharded, shard, whole
 from tests.training.tiny import TinyDenoiser, groups_of
 
@@ -53,3 +55,19 @@ def test_an_error_while_gathering_leaves_all_in_shards(sharded, monkeypatch) -> 
         assert not is_sharded(denoiser)
         assert are_shards() == {False}
     assert (seen(), are_shards()) == (before, {True})
+
+
+def test_state_in_shards_is_exported_without_copies(sharded) -> None:
+    """A shard has no address of its own: all say 0, as if they shared their memory."""
+    _, groups = sharded
+    optimizer = make_optimizer(groups, algorithm=torch.optim.AdamW, lr=0.1)
+    for group in groups:
+        for _, parameter in group.parameters:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    tensors, _ = export_state(optimizer, parameter_names(groups))
+    own = {id(value) for state in optimizer.state.values() for value in state.values()}
+    moments = [tensor for name, tensor in tensors.items() if name.endswith("exp_avg")]
+    assert len(moments) > 1
+    assert all(isinstance(tensor, DTensor) for tensor in moments)
+    assert {id(tensor) for tensor in moments} <= own
