@@ -323,7 +323,8 @@ class Trainer:
         self._validated_step = step
         with self._stopwatch.paused(), self._memory.phase("validate"):
             try:
-                with self._evaluation.applied(), whole(self._denoiser):
+                # Gathering shards waits for all ranks: it begins only where all of them have come so far.
+                with self._agreement.entered(self._evaluation.applied()), whole(self._denoiser):
                     tables = self._validator.measure()
             except Exception as error:
                 failure = error

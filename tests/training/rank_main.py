@@ -4,12 +4,14 @@ import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from src.callbacks.base import Callback
 from src.training.accelerator import make_accelerator
+from src.training.evaluation_weights import MovingAverage
 from src.training.optimizer_step import OptimizerStep
 from src.training.sharding import whole
 from src.training.validation import Validator
@@ -87,7 +89,15 @@ def main(folder: Path, settings: dict) -> None:
             fail("loader", number)
             yield share
 
-    Validator.measure, tiny.step_batches = measured, loaded
+    applied = MovingAverage.applied
+
+    @contextmanager
+    def failing_applied(self):
+        fail("applied", steps[-1] + 1)
+        with applied(self):
+            yield
+
+    Validator.measure, tiny.step_batches, MovingAverage.applied = measured, loaded, failing_applied
     if unwritable and accelerator.is_main_process:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.checkpoints / ".tmp-step_00000002").symlink_to("/nowhere/at/all")

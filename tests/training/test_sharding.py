@@ -1,5 +1,7 @@
 """Shards of one process: what is whole inside, and what an error leaves."""
 
+import sys
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -7,9 +9,12 @@ from torch.distributed import HashStore
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from src.training.accelerator import make_accelerator
+from src.callbacks.base import Callback
+from src.training.accelerator import Agreement, RankError, make_accelerator
+from src.training.observers import Observers
 from src.training.optimizers import export_state, make_optimizer, parameter_names
 from src.training.sharding import is_sharded, shard, whole
+from tests.callbacks.recorder import Recorder, make_run
 from tests.training.tiny import TinyDenoiser, groups_of
 
 
@@ -71,3 +76,54 @@ def test_state_in_shards_is_exported_without_copies(sharded) -> None:
     assert len(moments) > 1
     assert all(isinstance(tensor, DTensor) for tensor in moments)
     assert {id(tensor) for tensor in moments} <= own
+
+
+class _Elsewhere(Agreement):
+    """Another rank has failed wherever failures are compared."""
+
+    def raise_for_all(self, failure: Exception | SystemExit | None) -> None:
+        raise failure or RankError("rank 1: no memory left")
+
+
+def test_nothing_is_gathered_where_another_rank_did_not_come(sharded, tmp_path, monkeypatch) -> None:
+    """It would wait there for ever."""
+
+    class OnEveryRank(Callback):
+        on_every_rank = True
+
+        def on_step_end(self, run):
+            raise AssertionError("reached")
+
+    denoiser, _ = sharded
+    gathers = []
+    monkeypatch.setattr(FSDPModule, "unshard", gathers.append)
+    observers = Observers([OnEveryRank()], module=denoiser, seed=0)
+    observers.call("on_step_end", make_run(Recorder(), tmp_path, ranks=_Elsewhere()))
+    assert observers.failures == [
+        "callback OnEveryRank.on_step_end at step 0: RankError: rank 1: no memory left"
+    ]
+    assert gathers == []
+
+
+def test_an_exit_in_shared_work_is_told_to_all(sharded) -> None:
+    told = []
+
+    class Told(Agreement):
+        def raise_for_all(self, failure: Exception | SystemExit | None) -> None:
+            told.append(repr(failure))
+            super().raise_for_all(failure)
+
+    ranks = Told()
+    ranks._group = torch.distributed.new_group(backend="gloo")
+    for work in (lambda: ranks.do_shares(sys.exit), lambda: ranks.entered(_Exits()).__enter__()):
+        with pytest.raises(SystemExit):
+            work()
+    assert told == ["SystemExit()", "SystemExit()"]
+
+
+class _Exits:
+    def __enter__(self) -> None:
+        sys.exit()
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached."""
