@@ -60,6 +60,8 @@ def test_what_cannot_be_continued_is_refused_whatever_is_allowed(tmp_path) -> No
         {"trainer.prediction_type": "v_prediction"},
         {"trainer.zero_terminal_snr": True},
         {"trainer.ema_decay": 0.999},
+        {"dataset.split_seed": 1},
+        {"dataset.validation_fraction": 0.3},
     ):
         with pytest.raises(UserError, match=r"which trainer\.resume_changed=allow does not cover") as refused:
             require_agreement(tmp_path, THEN, THEN | fixed | {"trainer.seed": 1}, allow_changes=True)
