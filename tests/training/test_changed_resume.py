@@ -128,7 +128,7 @@ def test_a_best_step_of_another_ruler_counts_no_more(tiny, held_out) -> None:
         trainer = replace(changed, must_match=must_match).trainer()
         trainer.restore()
         assert (trainer._state.best and trainer._state.best.step) == best
-    for key in ("dataset.split_seed", "trainer.ema_decay", "trainer.prediction_type"):
+    for key in ("dataset_hash", "trainer.ema_decay", "trainer.base_precision"):
         assert is_another_ruler(key)
     for key in ("global batch size", "adapter.dropout", "optimizer.algorithm"):
         assert not is_another_ruler(key)
