@@ -1,6 +1,8 @@
 """Shards of one process: what is whole inside, and what an error leaves."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,27 +12,35 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from src.callbacks.base import Callback
+from src.errors import UserError
 from src.training.accelerator import Agreement, RankError, make_accelerator
+from src.training.checkpoint import Checkpointer, find_damage, load_checkpoint
 from src.training.observers import Observers
 from src.training.optimizers import export_state, make_optimizer, parameter_names
 from src.training.sharding import is_sharded, shard, whole
 from tests.callbacks.recorder import Recorder, make_run
-from tests.training.tiny import TinyDenoiser, groups_of
+from tests.training.tiny import TinyDenoiser, groups_of, same
 
 
 @pytest.fixture
-def sharded():
-    """A tiny denoiser in shards, all of them here, and its groups."""
+def process_group():
+    """Of this process alone."""
     torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
-        denoiser = TinyDenoiser()
-        denoiser.table.requires_grad_(False)
-        groups = [group for group in groups_of(denoiser) if group.parameters]
-        blocks = [denoiser.condition, denoiser.text]
-        yield denoiser, shard(denoiser, blocks, groups, accelerator=make_accelerator(device="cpu"))
+        yield
     finally:
         torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def sharded(process_group):
+    """A tiny denoiser in shards, all of them here, and its groups."""
+    denoiser = TinyDenoiser()
+    denoiser.table.requires_grad_(False)
+    groups = [group for group in groups_of(denoiser) if group.parameters]
+    blocks = [denoiser.condition, denoiser.text]
+    return denoiser, shard(denoiser, blocks, groups, accelerator=make_accelerator(device="cpu"))
 
 
 def test_an_error_while_gathering_leaves_all_in_shards(sharded, monkeypatch) -> None:
@@ -127,3 +137,29 @@ class _Exits:
 
     def __exit__(self, *_: object) -> None:
         """Never reached."""
+
+
+def test_what_was_put_together_for_a_save_that_failed_is_saved_after_all(
+    process_group, tiny, monkeypatch
+) -> None:
+    """One process cannot gather, but may still have what all of them gathered at that step."""
+    save, attempts = Checkpointer.save, []
+
+    def refused_once(self: Checkpointer, *, step: int, **settings: Any) -> Path:
+        attempts.append(step)
+        if attempts == [1, 2]:
+            raise UserError("the disk does not answer")
+        return save(self, step=step, **settings)
+
+    run = tiny(sharded=True, max_steps=3, save_every=1)
+    trainer = run.trainer()
+    monkeypatch.setattr(Checkpointer, "save", refused_once)
+    with pytest.raises(UserError, match="does not answer"):
+        trainer.fit()
+    assert attempts == [1, 2, 2]
+    path = run.checkpoints / "step_00000002"
+    assert find_damage(path) is None
+    assert same(
+        load_checkpoint(path).tensors["weights"], {n: t.full_tensor() for n, t in run.weights().items()}
+    )
+    assert trainer._saver._gathered is None
