@@ -123,6 +123,14 @@ def test_a_validation_that_fails_on_one_rank_is_skipped_by_both(tmp_path, place,
 
 
 @pytest.mark.slow
+def test_a_rehearsal_waits_for_no_other_rank(tmp_path) -> None:
+    """As the other one may have run out of memory in it."""
+    settings = {"max_steps": 4, "batch_size": 3, "accumulation": 2, "prior_loss_weight": 1.0}
+    main, other = _run(tmp_path / "run", 2, **settings, num_class_images=5, rehearsing_rank=1)
+    assert (main["steps"], other["steps"]) == (0, 2)
+
+
+@pytest.mark.slow
 def test_two_processes_go_on_as_one(tmp_path) -> None:
     """The same global batch; losses within 1e-5, samples exactly."""
     settings = {"accumulation": 2, "validate_every": 3}
