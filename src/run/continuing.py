@@ -79,8 +79,8 @@ class Continuity:
         if before != now:
             raise UserError(
                 f"{self._checkpoint} cannot be continued: {_difference(before, now)}. Set adapter.* as it "
-                "was (which components and layers are trained, adapter.target_modules among it), or start anew "
-                "with another run.name."
+                "was (which components and layers are trained, adapter.target_modules among it), or start "
+                "anew with another run.name."
             )
 
 

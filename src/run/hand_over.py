@@ -24,7 +24,7 @@ def hand_over(config: TrainConfig, job: Job) -> bool:
     if (num_processes := world_size()) > 1 and not is_on_agent():
         raise UserError(
             f"queue={config.queue} under a launcher of {num_processes} processes would make as many tasks. "
-            "Start one: sh train_run.sh with the same arguments; the agent starts the processes of accelerate=..."
+            "Start one: sh train_run.sh with the same arguments; the agent starts those of accelerate=..."
         )
     block = config.logger["clearml"]
     page = enqueue(
