@@ -74,9 +74,11 @@ def run_log(path: Path, *, is_main: bool = True) -> Iterator[None]:
         raise
     finally:
         logging.captureWarnings(False)
-        for handler in handlers:
-            handler.close()
+        # First of all: on a full disk closing fails, and a log that stayed would fail whatever runs next.
         root.handlers, root.level = before, level
+        for handler in handlers:
+            with contextlib.suppress(OSError):
+                handler.close()
 
 
 def _failure(error: BaseException) -> logging.LogRecord:

@@ -4,7 +4,9 @@ import atexit
 import functools
 import logging
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ _UNWANTED = (
 _FRAMEWORKS = dict.fromkeys(_UNWANTED.split(", "), False) | {"hydra": True, "detect_repository": True}
 
 _LONGEST_PAUSE = 30.0  # seconds between two attempts to send the same thing
+# That a run may take to save and end after an abort in the web interface, before the SDK ends the process.
+_ABORT_SECONDS = 900.0
 # Set when the current task is left behind: its threads are not to try any longer.
 _left_behind = threading.Event()
 # CLEARML_CACHE_DIR when it is ours and not the user's, so that the next run in this process can move it.
@@ -176,6 +180,8 @@ def open_task(
     # SIGTERM and SIGINT belong to the trainer, and a failure is reported by close().
     Task._remove_signal_hooks()
     Task._remove_exception_hooks()
+    if mode.online:
+        task.register_abort_callback(functools.partial(_end_run, task), _ABORT_SECONDS)
     # Else every forked data loader worker starts reporting threads and waits for them when it ends.
     PatchOsFork._current_task = None
     return task
@@ -188,6 +194,7 @@ def end_task(task: Any, *, status: Status, message: str, online: bool) -> None:
         RuntimeError: the server did not take everything.
     """
     task.flush(wait_for_uploads=True)
+    _stop_watching(task)
     if status != "completed":
         if not online:
             # An imported session always ends as completed; a tag still tells.
@@ -201,6 +208,24 @@ def end_task(task: Any, *, status: Status, message: str, online: bool) -> None:
     task.close()
     if online:
         _confirm(task, "stopped" if status == "aborted" else status)
+
+
+def _end_run(task: Any) -> None:
+    """What "Abort" in the web interface does: the run is ended as by SIGTERM, with a checkpoint.
+
+    Called by the SDK in a thread of its own. If this returns while the SDK still watches the task, it ends
+    the process without further ado, so this waits for `end_task`.
+    """
+    os.kill(os.getpid(), signal.SIGTERM)
+    while getattr(task, "_dev_worker", None) is not None:
+        time.sleep(0.2)
+
+
+def _stop_watching(task: Any) -> None:
+    """The SDK's watcher ends the process when it sees a status like those that `end_task` sets."""
+    if task._dev_worker is not None:
+        task._dev_worker.unregister()
+        task._dev_worker = None
 
 
 def is_on_agent() -> bool:
@@ -234,6 +259,8 @@ def leave_behind() -> None:
     global _left_behind  # noqa: PLW0603 (the SDK's main task is global as well)
     _left_behind.set()
     _left_behind = threading.Event()
+    if (main_task := getattr(Task, "_Task__main_task", None)) is not None:
+        _stop_watching(main_task)
     hook: Any = getattr(Task, "_Task__exit_hook", None)
     if hook is not None and hook._exit_callback is not None:
         atexit.unregister(hook._exit_callback)

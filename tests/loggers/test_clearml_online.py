@@ -85,6 +85,40 @@ def test_how_a_run_ended_is_told(status: Any, expected: str, server: ClearmlServ
     assert [event["value"] for event in server.events_of("training_stats_scalar")] == [0.5]
 
 
+@pytest.mark.slow
+def test_an_abort_in_the_web_interface_ends_the_run_as_sigterm_does(
+    server: ClearmlServer, run_dir: Path
+) -> None:
+    """The SDK alone would end the process at once, and what was trained since the last checkpoint were lost."""
+    program = textwrap.dedent(f"""
+        import signal, time
+        from pathlib import Path
+        from src.loggers.clearml import ClearmlLogger
+
+        signals = []
+        logger = ClearmlLogger(run_dir=Path({str(run_dir)!r}), run_name="a run")
+        logger.start()
+        signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+        print("training", flush=True)
+        deadline = time.monotonic() + 90
+        while not signals and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(4)  # a checkpoint takes its time
+        logger.close("aborted", "signal SIGTERM")
+        print("saved" if signals else "not told", flush=True)
+    """)
+    environment = os.environ | server.environment | {"HOME": str(run_dir)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert "training\n" in child.stdout  # reads up to there
+        server.task["status"] = "stopped"
+        assert "saved\n" in child.stdout
+    assert child.returncode == 0
+    assert server.task["status"] == "stopped"
+
+
 def test_jobs_of_a_sweep_are_tasks_of_their_own(server: ClearmlServer, tmp_path: Path) -> None:
     for number in range(3):
         logger = _multi(tmp_path / f"job{number}")
