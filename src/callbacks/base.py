@@ -39,6 +39,10 @@ class RunView:
     ranks: Agreement = field(default_factory=Agreement)
 
 
+# Hooks in which other ranks are not at the same place, or not called at all.
+ALONE = ("on_memory", "on_exception")
+
+
 class Callback:
     """Base of all callbacks; every hook does nothing until it is overridden.
 
@@ -51,7 +55,8 @@ class Callback:
     Attributes:
         on_every_rank: whether hooks are called on all ranks, to work in shares (`RunView.ranks`). What waits
             for the others must be reached by all of them whatever happens before, so it comes first in a
-            hook; only the main rank writes and logs. Not so `on_exception`, where the others may be anywhere.
+            hook; only the main rank writes and logs. Not so `on_exception`, where the others may be anywhere,
+            and `on_memory`, which the main rank alone calls: nothing there may wait for others.
     """
 
     on_every_rank: bool = False
@@ -77,7 +82,10 @@ class Callback:
         """Every `log_every` steps, with means over those steps under "title/series" names."""
 
     def on_memory(self, run: RunView, scalars: dict[str, float]) -> StopRequest | None:
-        """At the end of each phase (load, cache, train, validate, save): memory and disk space, in GiB."""
+        """At the end of each phase (load, cache, train, validate, save): memory and disk space, in GiB.
+
+        Never under the guard, so it must touch no model, random state or grad mode.
+        """
 
     def on_validation_end(self, run: RunView, result: ValidationResult) -> StopRequest | None:
         """After each validation. `run.state.best` takes it into account."""

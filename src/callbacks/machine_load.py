@@ -44,6 +44,10 @@ class MachineLoadCallback(Callback):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def needs_guard(self, hook: str, step: int) -> bool:
+        """Never: it only passes numbers on."""
+        return False
+
     def on_fit_start(self, run: RunView) -> None:
         """Starts looking."""
         self._stop.clear()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 
 from src.callbacks.base import Callback
 from src.callbacks.samples import SampleImages
@@ -85,11 +85,6 @@ def memory_preflight(
     Raises:
         UserError: it does not fit; with the first settings that were tried and do.
     """
-    if accelerator.distributed_type == DistributedType.FSDP:
-        raise UserError(
-            "trainer.memory_preflight takes its trial back tensor by tensor, which shards do not allow. Set "
-            "trainer.memory_preflight=false."
-        )
     limit = config.trainer.memory_limit_gb
     meter = MemoryMeter(accelerator.device, limit=None if limit is None else int(limit * 1e9))
     rehearsal = _Rehearsal(
@@ -179,9 +174,12 @@ class _Rehearsal:
         def validate() -> None:
             loops[0].rehearse_validation()
 
-        def sample() -> None:
+        def draw() -> None:
             for name, sampler in samplers.items():
                 sampler.rehearse(self._model, resolution=settings.size, batch_size=batch_sizes[name])
+
+        def sample() -> None:
+            loops[0].rehearse_observer(draw)
 
         phases = {_STEP: step, _VALIDATION: validate}
         if samplers:
@@ -266,6 +264,8 @@ def _undone(model: DiffusionModel, accelerator: Accelerator, *, seed: int) -> It
             del getattr(accelerator, name)[count:]
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(scaler)
+            # By optimisers' ids, which may come again. A step that failed half-way leaves its own.
+            accelerator.scaler._per_optimizer_states.clear()
         gc.collect()
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -101,7 +101,8 @@ def smaller(config: TrainConfig, start: MemorySettings) -> Iterator[MemorySettin
     if now.base_precision == "auto" and "full" not in {getattr(config.adapter, name) for name in COMPONENTS}:
         now = replace(now, base_precision="int8")
         yield now
-    if _has_8bit_optimizer(config.optimizer.algorithm):
+    # Over shards neither this nor a trial goes.
+    if not config.accelerate.is_sharded and _has_8bit_optimizer(config.optimizer.algorithm):
         now = replace(now, has_8bit_optimizer=True)
         yield now
     for share in _SHRINKING:
@@ -117,7 +118,7 @@ def remedies(config: TrainConfig, *, size: tuple[int, int]) -> list[str]:
     for settings in smaller(config, before):
         found.append(" ".join(before.overrides_of(settings)))
         before = settings
-    if config.trainer.memory_preflight:
+    if config.trainer.memory_preflight or config.accelerate.is_sharded:
         return found
     return [*found, "trainer.memory_preflight=true tries them before a run"]
 

@@ -15,7 +15,7 @@ from src.files import require_writable
 from src.lineage import short_form
 from src.loggers.multi import MultiLogger
 from src.logs import run_log
-from src.models.adapters import TrainableGroup
+from src.models.adapters import TrainableGroup, trainable_state
 from src.models.base import DiffusionModel
 from src.redact import redact
 from src.run.build_callbacks import build_callbacks
@@ -80,6 +80,7 @@ def run_training(config: TrainConfig, job: Job) -> Outcome:
         _require_space(config, job, groups)
         lineage = lineage_of(config, job, data, model, size=size)
         continuity.require(lineage, size=size)
+        continuity.require_trained(trainable_state(model))
         with cache_lease(config), open_logger(config, job, is_main=is_main) as logger:
             with memory.phase("cache"):
                 sides = encode_sides(config, data, model=model, accelerator=accelerator, agreement=agreement)

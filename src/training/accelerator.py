@@ -1,7 +1,8 @@
 """Device, precision and processes: what accelerate is asked for, and what ranks tell each other."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -142,10 +143,10 @@ class Agreement:
         if self._group is None:
             return list(work())
         results: Sequence[_T] = []
-        failure: Exception | None = None
+        failure: Exception | SystemExit | None = None
         try:
             results = work()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an exit, too, would leave the others waiting
             failure = error
         self.raise_for_all(failure)
         shares: list[Any] | None = [None] * self.num_ranks if self.is_main else None
@@ -155,7 +156,23 @@ class Agreement:
         num_items = sum(map(len, shares))
         return [shares[index % self.num_ranks][index // self.num_ranks] for index in range(num_items)]
 
-    def raise_for_all(self, failure: Exception | None) -> None:
+    @contextmanager
+    def entered(self, context: AbstractContextManager[object]) -> Iterator[None]:
+        """Enters a context on all ranks or on none. Every rank must call it, at the same place.
+
+        Raises:
+            Exception: as `raise_for_all`, if it cannot be entered on one.
+        """
+        with ExitStack() as stack:
+            failure: Exception | SystemExit | None = None
+            try:
+                stack.enter_context(context)
+            except (Exception, SystemExit) as error:
+                failure = error
+            self.raise_for_all(failure)
+            yield
+
+    def raise_for_all(self, failure: Exception | SystemExit | None) -> None:
         """Raises on every rank if something failed on one. Every rank must call it, at the same place.
 
         Raises:

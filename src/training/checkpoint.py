@@ -103,17 +103,19 @@ class Checkpointer:
         staging = self.folder / f"{_STAGING}{target.name}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
+        replaced: Path | None = None
         try:
             staging.mkdir()
             self._write(staging, step=step, tensors=tensors, documents=documents, best_step=best_step)
             if target.exists():
                 # A run that went back to an older checkpoint comes by here again; that older one stays
                 # meanwhile.
-                target.rename(self.folder / f"{_STAGING}replaced-{target.name}")
+                replaced = target.rename(self.folder / f"{_STAGING}replaced-{target.name}")
             staging.rename(target)
             fsync_folder(self.folder)
         except (OSError, SafetensorError) as error:
-            self._remove_leftovers()
+            if self._is_back(replaced, target):
+                self._remove_leftovers()
             kind = FullDiskError if is_full_disk(error) else UserError
             raise kind(
                 f"The checkpoint of step {step} could not be written to {target} ({error}). Earlier "
@@ -162,6 +164,16 @@ class Checkpointer:
         """
         what = "the next checkpoint" if num_checkpoints == 1 else f"the next {num_checkpoints} checkpoints"
         require_free_space(self.folder, num_checkpoints * (num_bytes + _OVERHEAD_BYTES), what)
+
+    def _is_back(self, replaced: Path | None, target: Path) -> bool:
+        """Gives a checkpoint its name again whose successor did not come into place."""
+        if replaced is not None and not target.exists():
+            try:
+                replaced.rename(target)
+            except OSError as error:
+                _log.warning("Could not put %s back to %s (%s).", replaced, target, error)
+                return False
+        return True
 
     def _rotate(self, best_step: int | None) -> None:
         kept = set(list_checkpoints(self.folder)[-self._keep :])

@@ -13,10 +13,12 @@ UNKNOWN = "not known yet"
 _UNSET = "unset"
 
 # What decides which tensors are trained and what they mean. With other values the weights of a checkpoint are
-# no weights of this run, whatever their shapes.
+# no weights of this run, whatever their shapes. And what decides which images are held out: with other values
+# some that were trained would be.
 _FIXED = (
     *("adapter.", "base_model_hash", "dataset.placeholder", "optimizer"),
     *("trainer.prediction_type", "trainer.zero_terminal_snr"),
+    *("dataset.split_seed", "dataset.validation_fraction"),
 )
 _FREE = ("adapter.dropout",)
 # Settings of optimisers that decide which tensors they keep, and of what shape.

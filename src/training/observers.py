@@ -3,14 +3,15 @@
 import logging
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from src.callbacks.base import Callback, RunView
+from src.callbacks.base import ALONE, Callback, RunView
 from src.randomness import forked_rng
+from src.training.accelerator import Agreement
 from src.training.evaluation_weights import EvaluationWeights
 from src.training.sharding import whole
 from src.training.state import StopRequest
@@ -118,27 +119,24 @@ class Observers:
         step = run.state.step
         address = (self._seed, "callback", type(callback).__name__, hook, step)
         with ExitStack() as entered:
-            if callback.needs_guard(hook, step):
-                failure = None
-                try:
-                    entered.enter_context(self._untouched(callback, *address))
-                except Exception as error:
-                    failure = error
-                if callback.on_every_rank:
-                    # Inside they wait for each other: a rank that cannot go there is to be missed now.
-                    run.ranks.raise_for_all(failure)
-                elif failure is not None:
-                    raise failure
+            if hook != "on_memory" and callback.needs_guard(hook, step):
+                if callback.on_every_rank and hook not in ALONE:
+                    # In there they wait for each other: a rank that cannot go there is to be missed now.
+                    entered.enter_context(run.ranks.entered(self._untouched_on_all(run.ranks, *address)))
+                else:
+                    # Sharded weights are whole only with all ranks there.
+                    entered.enter_context(self._applied())
+                    entered.enter_context(self._guard.untouched(*address))
             answer: StopRequest | None = getattr(callback, hook)(run, *arguments)
         return answer
 
     @contextmanager
-    def _untouched(self, callback: Callback, *address: int | str) -> Iterator[None]:
-        applied = nullcontext() if self._evaluation is None else self._evaluation.applied()
-        # Sharded weights are whole only with all ranks there, so not for a callback of the main one alone.
-        weights = whole(self._module) if callback.on_every_rank else nullcontext()
-        with applied, weights, self._guard.untouched(*address):
+    def _untouched_on_all(self, ranks: Agreement, *address: int | str) -> Iterator[None]:
+        with ranks.entered(self._applied()), whole(self._module), self._guard.untouched(*address):
             yield
+
+    def _applied(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._evaluation is None else self._evaluation.applied()
 
     def mark(self, what: str, step: int, error: BaseException) -> None:
         """Reports a failure that training survives and remembers it for the run's result."""

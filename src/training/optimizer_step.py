@@ -103,12 +103,15 @@ class OptimizerStep:
         # The first bad step, -1 for none. It stays on the device, like everything it is computed from.
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=accelerator.device)
 
-    def take(self, before: TrainState, shares: Sequence[Share]) -> Float[Tensor, " k"]:
+    def take(
+        self, before: TrainState, shares: Sequence[Share], *, is_alone: bool = False
+    ) -> Float[Tensor, " k"]:
         """Takes one step on an accumulation group.
 
         Args:
             before: where the run is.
             shares: the group's micro-batches, each with this rank's share of it.
+            is_alone: without a word to other ranks, for a step that is taken back: only what it takes counts.
 
         Returns:
             The scalars of `scalar_names`, on the device, the same on all ranks.
@@ -118,8 +121,8 @@ class OptimizerStep:
         parts = [part for share in shares for part in self._parts(*share)]
         losses = []
         for index, part in enumerate(parts):
-            is_last = index + 1 == len(parts)
-            with nullcontext() if is_last else self._accelerator.no_sync(self._denoiser):
+            is_sent = index + 1 == len(parts) and not is_alone
+            with nullcontext() if is_sent else self._accelerator.no_sync(self._denoiser):
                 losses.append(self._accumulate(part, num_samples))
         self._records.append(
             StepRecord(
@@ -134,7 +137,7 @@ class OptimizerStep:
         num_kinds = len(parts) // len(shares)
         sums = [torch.stack(totals[kind::num_kinds]).sum() for kind in range(num_kinds)]
         means = torch.stack(sums) / num_samples
-        if self._accelerator.num_processes > 1:
+        if self._accelerator.num_processes > 1 and not is_alone:
             means = self._accelerator.reduce(means, reduction="sum")
         norms = self._clip()
         self._step(before.step + 1, means, norms)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -127,9 +128,12 @@ def export_state(optimizer: Optimizer, names: Sequence[str]) -> tuple[dict[str, 
             if not isinstance(value, Tensor):
                 scalars[f"{name}/{key}"] = value
                 continue
-            # Parameters share bitsandbytes' tables, and a safetensors file holds nothing twice.
-            is_shared = value.numel() > 0 and value.data_ptr() in storages
-            storages.add(value.data_ptr())
+            # Parameters share bitsandbytes' tables, and a safetensors file holds nothing twice. Shards are
+            # their own, and have no address to tell.
+            has_address = value.numel() > 0 and not isinstance(value, DTensor)
+            is_shared = has_address and value.data_ptr() in storages
+            if has_address:
+                storages.add(value.data_ptr())
             tensors[f"{name}/{key}"] = value.clone() if is_shared else value
     return tensors, scalars
 

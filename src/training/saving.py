@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.errors import FullDiskError, UserError
 from src.training.accelerator import Agreement
-from src.training.checkpoint import Checkpointer, load_checkpoint
+from src.training.checkpoint import WEIGHTS, Checkpointer, load_checkpoint
 from src.training.evaluation_weights import TrainingWeights
 from src.training.observers import describe
 from src.training.optimizers import all_finite
@@ -79,7 +79,8 @@ class Saver:
         self._every_minutes = every_minutes
         self._waits_for_space = wait_for_space
         self._saved_at = time.monotonic()
-        self._gathered: Taken | None = None
+        # What all ranks put together for the save at hand, and its step.
+        self._gathered: tuple[int, Taken] | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is or would be."""
@@ -128,7 +129,9 @@ class Saver:
             UserError: it could not be written; on every rank.
         """
         # Shards are put together by all ranks.
-        self._gathered = self._snapshot.take(state) if self._snapshot.is_sharded else None
+        self._gathered = None
+        if self._snapshot.is_sharded:
+            self._gathered = (state.step, self._snapshot.take(state))
         failure = None
         if self._is_main:
             try:
@@ -148,17 +151,29 @@ class Saver:
         """Writes a checkpoint after an error. No collectives: the other ranks may be anywhere."""
         if not self._is_main or state.step == self.saved_step:
             return
-        if self._snapshot.is_sharded:
-            _log.error("One process cannot save sharded weights: the last checkpoint stays the newest.")
-            return
-        if all_finite(self._snapshot.trainable_state().values()):
-            self._write(state, num_reserved=1)
-            _log.error(
-                "Training failed; step %d is saved in %s. Continue with this run's run.name and "
-                "trainer.resume=auto.",
-                state.step,
-                self._checkpointer.folder,
-            )
+        try:
+            # What a save put together that then failed is whole.
+            is_gathered = self._gathered is not None and self._gathered[0] == state.step
+            if self._snapshot.is_sharded and not is_gathered:
+                _log.error("One process cannot save sharded weights: the last checkpoint stays the newest.")
+                return
+            if all_finite(self._weights()):
+                self._write(state, num_reserved=1)
+                _log.error(
+                    "Training failed; step %d is saved in %s. Continue with this run's run.name and "
+                    "trainer.resume=auto.",
+                    state.step,
+                    self._checkpointer.folder,
+                )
+        finally:
+            self._gathered = None
+
+    def _weights(self) -> Iterable[Tensor]:
+        """The trained weights, as they would be written."""
+        if self._gathered is None:
+            return self._snapshot.trainable_state().values()
+        tensors, _ = self._gathered[1]
+        return tensors[WEIGHTS].values()
 
     def _write_or_wait(self, state: TrainState, num_reserved: int) -> None:
         """Writes; on a full disk again and again, if that is wanted, until it succeeds or a signal comes."""
@@ -195,7 +210,7 @@ class Saver:
             time.sleep(_GLANCE_SECONDS)
 
     def _write(self, state: TrainState, num_reserved: int) -> None:
-        tensors, documents = self._gathered or self._snapshot.take(state)
+        tensors, documents = self._snapshot.take(state) if self._gathered is None else self._gathered[1]
         self._checkpointer.save(
             step=state.step,
             tensors=tensors,

@@ -60,26 +60,29 @@ def whole(module: nn.Module) -> Iterator[None]:
     Every process must enter it at the same place. What is written to the weights inside is lost.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
-    classes = [type(part) for part in parts]
-    for part, sharded_class in zip(parts, classes, strict=True):
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
-        # Under its own name, which is written into what is saved.
-        part.__class__ = sharded_class.__mro__[2]
-    # These would put the shards back before anything is saved.
-    inner = {id(child): child for part in parts for child in part.modules()}.values()
-    hooked = [(child, child._state_dict_pre_hooks) for child in inner if child._state_dict_pre_hooks]
-    for child, hooks in hooked:
-        child._state_dict_pre_hooks = type(hooks)()
+    # What was changed so far: gathering may run out of memory half-way.
+    gathered_parts: list[tuple[FSDPModule, type[FSDPModule]]] = []
+    hooked: list[tuple[nn.Module, Any]] = []
     try:
+        for part in parts:
+            gathered_parts.append((part, type(part)))
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+            # Under its own name, which is written into what is saved.
+            part.__class__ = type(part).__mro__[2]
+        # These would put the shards back before anything is saved.
+        for child in {id(child): child for part in parts for child in part.modules()}.values():
+            if child._state_dict_pre_hooks:
+                hooked.append((child, child._state_dict_pre_hooks))
+                child._state_dict_pre_hooks = type(child._state_dict_pre_hooks)()
         yield
     finally:
         for child, hooks in hooked:
             child._state_dict_pre_hooks = hooks
-        for part, sharded_class in zip(parts, classes, strict=True):
-            part.__class__ = sharded_class
-            part.reshard()
-            part.set_reshard_after_forward(True, recurse=False)
+        for changed, sharded_class in gathered_parts:
+            changed.__class__ = sharded_class
+            changed.reshard()
+            changed.set_reshard_after_forward(True, recurse=False)
 
 
 def prepare(accelerator: Accelerator, denoiser: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:

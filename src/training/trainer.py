@@ -195,19 +195,26 @@ class Trainer:
     def rehearse(self, share: Share) -> None:
         """Takes steps on one micro-batch, as `fit` would, for what they need of memory.
 
-        Weights, optimiser and all else change as in training, and nothing is saved or logged. The caller puts
-        the model back and makes another trainer for the run.
+        Weights, optimiser and all else change as in training, and nothing is saved or logged. Ranks do not
+        wait for each other: on one of them there may be too little memory. The caller puts the model back and
+        makes another trainer for the run.
         """
         self._denoiser.train()
+        shares = [share] * min(2, self._plan.gradient_accumulation_steps)
         # The second one begins with the optimiser's state in place, the second micro-batch with gradients.
         for _ in range(2):
-            self._optimizer_step.take(self._state, [share] * min(2, self._plan.gradient_accumulation_steps))
+            self._optimizer_step.take(self._state, shares, is_alone=True)
 
     def rehearse_validation(self) -> None:
         """Measures one batch, the one that takes the most memory."""
         if self._validator is not None:
             with self._evaluation.applied():
                 self._validator.rehearse()
+
+    def rehearse_observer(self, work: Callable[[], None]) -> None:
+        """Does what a callback would do, with the weights that callbacks see and those of training kept."""
+        with self._evaluation.applied():
+            work()
 
     def fit(self) -> TrainResult:
         """Trains.
@@ -323,7 +330,8 @@ class Trainer:
         self._validated_step = step
         with self._stopwatch.paused(), self._memory.phase("validate"):
             try:
-                with self._evaluation.applied(), whole(self._denoiser):
+                # Gathering shards waits for all ranks: it begins only where all of them have come so far.
+                with self._agreement.entered(self._evaluation.applied()), whole(self._denoiser):
                     tables = self._validator.measure()
             except Exception as error:
                 failure = error

@@ -7,9 +7,13 @@ import sys
 from itertools import pairwise
 
 import pytest
+import torch
 
 from src.config.build import PROJECT_ROOT
 from src.errors import UserError
+from src.models.load import load_model
+from src.run.memory_preflight import _undone
+from src.training.accelerator import make_accelerator
 from tests.data.pictures import noise_image, photo_folder
 from tests.run.test_class_images import compose, train
 
@@ -160,3 +164,15 @@ def test_two_ranks_try_alike(place, tmp_path):
     assert done.returncode != 0
     assert "Nor did anything that was tried" in done.stderr + done.stdout
     assert len(said(refused_at)) > 4
+
+
+def test_what_a_step_that_failed_left_in_the_gradient_scaler_is_taken_back(pocket_sd15):
+    """The next optimiser may get the id of the rehearsed one."""
+    model, accelerator = load_model(str(pocket_sd15)), make_accelerator(device="cpu")
+    weight = model.unet.conv_out.weight.requires_grad_(True)
+    scaler = accelerator.scaler = torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for _ in range(2):
+        with _undone(model, accelerator, seed=0):
+            scaler.scale(weight.sum()).backward()
+            scaler.unscale_(optimizer)

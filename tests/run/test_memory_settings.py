@@ -40,6 +40,16 @@ def test_what_is_on_already_is_not_tried():
     assert {settings.base_precision for settings in ladder} == {"auto"}
 
 
+def test_what_shards_refuse_is_no_remedy():
+    full = ("adapter=full", "adapter.token_embedding=frozen", "model=sdxl", "model.path=/models/x")
+    for accelerate, is_proposed in (("none", True), ("fsdp", False)):
+        _, config = compose(*full, f"accelerate={accelerate}")
+        proposed = remedies(config, size=(1024, 1024))
+        assert any("dataset.resolution" in remedy for remedy in proposed)
+        for word in ("optimizer=adamw_8bit", "trainer.memory_preflight=true"):
+            assert any(word in remedy for remedy in proposed) == is_proposed
+
+
 def test_shrunk_sizes_can_be_halved_by_the_unet():
     assert shrunk((512, 512), 0.75) == (384, 384)
     assert shrunk((64, 64), 0.75) == (48, 48)

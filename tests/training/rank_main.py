@@ -4,12 +4,15 @@ import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from src.callbacks.base import Callback
+from src.data.order import Position
 from src.training.accelerator import make_accelerator
+from src.training.evaluation_weights import MovingAverage
 from src.training.optimizer_step import OptimizerStep
 from src.training.sharding import whole
 from src.training.validation import Validator
@@ -40,6 +43,7 @@ def main(folder: Path, settings: dict) -> None:
     failing_rank, failing_step = settings.pop("failing", (None, None))
     failing_in = settings.pop("failing_in", "step")
     unwritable = settings.pop("unwritable", False)
+    alone = settings.pop("rehearsing_rank", None)
     images = make_images(folder / f"images{os.environ.get('RANK', '0')}", 20)
     num_class_images = settings.pop("num_class_images", 0)
     class_folder = folder / f"class_images{os.environ.get('RANK', '0')}"
@@ -61,14 +65,14 @@ def main(folder: Path, settings: dict) -> None:
     seen: list[list[list]] = []
     take = OptimizerStep.take
 
-    def watched(self, before, shares):
+    def watched(self, before, shares, **settings):
         batches = [batch for _, batch in shares] + [b.class_images for _, b in shares if b.class_images]
         seen.append([[_addresses(batch), batch.weights.tolist()] for batch in batches])
         if (accelerator.process_index, before.step) == (signal_rank, signal_step):
             os.kill(os.getpid(), 15)
         fail("step", before.step)
         steps.append(before.step)
-        return take(self, before, shares)
+        return take(self, before, shares, **settings)
 
     def fail(place, step):
         if (place, accelerator.process_index, step) == (failing_in, failing_rank, failing_step):
@@ -87,7 +91,22 @@ def main(folder: Path, settings: dict) -> None:
             fail("loader", number)
             yield share
 
-    Validator.measure, tiny.step_batches = measured, loaded
+    applied = MovingAverage.applied
+
+    @contextmanager
+    def failing_applied(self):
+        fail("applied", steps[-1] + 1)
+        with applied(self):
+            yield
+
+    Validator.measure, tiny.step_batches, MovingAverage.applied = measured, loaded, failing_applied
+    if alone is not None:
+        if accelerator.process_index == alone:
+            trainer.rehearse(next(trainer._batches(Position())))
+            trainer.rehearse_validation()
+        (folder / f"rank{accelerator.process_index}.json").write_text(json.dumps({"steps": len(steps) - 1}))
+        torch.distributed.destroy_process_group()
+        return
     if unwritable and accelerator.is_main_process:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.checkpoints / ".tmp-step_00000002").symlink_to("/nowhere/at/all")

@@ -60,6 +60,8 @@ def test_what_cannot_be_continued_is_refused_whatever_is_allowed(tmp_path) -> No
         {"trainer.prediction_type": "v_prediction"},
         {"trainer.zero_terminal_snr": True},
         {"trainer.ema_decay": 0.999},
+        {"dataset.split_seed": 1},
+        {"dataset.validation_fraction": 0.3},
     ):
         with pytest.raises(UserError, match=r"which trainer\.resume_changed=allow does not cover") as refused:
             require_agreement(tmp_path, THEN, THEN | fixed | {"trainer.seed": 1}, allow_changes=True)
@@ -126,7 +128,7 @@ def test_a_best_step_of_another_ruler_counts_no_more(tiny, held_out) -> None:
         trainer = replace(changed, must_match=must_match).trainer()
         trainer.restore()
         assert (trainer._state.best and trainer._state.best.step) == best
-    for key in ("dataset.split_seed", "trainer.ema_decay", "trainer.prediction_type"):
+    for key in ("dataset_hash", "trainer.ema_decay", "trainer.base_precision"):
         assert is_another_ruler(key)
     for key in ("global batch size", "adapter.dropout", "optimizer.algorithm"):
         assert not is_another_ruler(key)

@@ -86,6 +86,25 @@ def test_a_failing_removal_is_only_a_warning(tmp_path, monkeypatch, caplog) -> N
     assert len(list_checkpoints(tmp_path)) == 2
 
 
+def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, monkeypatch) -> None:
+    """A run that went back comes by a step again, and the last rename fails."""
+    path = _save(tmp_path, 1)
+    before = path.stat().st_ino
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == f".tmp-{path.name}":
+            raise PermissionError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match="could not be written"):
+        _save(tmp_path, 1)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.stat().st_ino == before
+    assert find_damage(path) is None
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path) -> None:
     """A file size limit stands for the full disk. It is for a whole process, which gets one of its own."""
     _save(tmp_path, 1)

@@ -102,16 +102,32 @@ def test_an_error_on_one_rank_ends_all_with_its_cause(tmp_path, failing_rank, pl
 
 
 @pytest.mark.slow
-def test_a_validation_that_fails_on_one_rank_is_skipped_by_both(tmp_path) -> None:
-    settings = {"max_steps": 4, "batch_size": 3, "validate_every": 2}
+@pytest.mark.parametrize(
+    ("place", "changes", "elsewhere"),
+    [
+        ("validation", {}, "RuntimeError: it failed on another rank"),
+        # Before the shards are gathered, where the other one would wait.
+        ("applied", {"sharded": True, "ema_decay": 0.9}, "RankError: rank 1: OSError: this rank is broken"),
+    ],
+)
+def test_a_validation_that_fails_on_one_rank_is_skipped_by_both(tmp_path, place, changes, elsewhere) -> None:
+    settings = {"max_steps": 4, "batch_size": 3, "validate_every": 2, **changes}
     good, _ = _run(tmp_path / "good", 2, **settings)
-    failing = {"failing": (1, 2), "failing_in": "validation"}
+    failing = {"failing": (1, 2), "failing_in": place}
     main, other = _run(tmp_path / "bad", 2, **settings, **failing)
     assert other["failures"] == ["validation at step 2: OSError: this rank is broken"]
-    assert main["failures"] == ["validation at step 2: RuntimeError: it failed on another rank"]
+    assert main["failures"] == [f"validation at step 2: {elsewhere}"]
     assert main["curves"] == {"4": good["curves"]["4"]}
     assert main["losses"] == good["losses"]
     assert main["weights"] == other["weights"] == good["weights"]
+
+
+@pytest.mark.slow
+def test_a_rehearsal_waits_for_no_other_rank(tmp_path) -> None:
+    """As the other one may have run out of memory in it."""
+    settings = {"max_steps": 4, "batch_size": 3, "accumulation": 2, "prior_loss_weight": 1.0}
+    main, other = _run(tmp_path / "run", 2, **settings, num_class_images=5, rehearsing_rank=1)
+    assert (main["steps"], other["steps"]) == (0, 2)
 
 
 @pytest.mark.slow

@@ -221,3 +221,14 @@ def test_the_average_never_waits_for_the_gpu() -> None:
         average.update(1, is_masked)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_rehearsal_of_observers_has_the_weights_that_they_see(tiny) -> None:
+    """And those of training beside them: a copy that memory must have room for."""
+    run, seen = tiny(**shipped("ema"), max_steps=2), []
+    trainer = run.trainer()
+    trainer.fit()
+    after = {name: tensor.clone() for name, tensor in run.weights().items()}
+    trainer.rehearse_observer(lambda: seen.append({n: t.clone() for n, t in run.weights().items()}))
+    assert not same(seen[0], after)
+    assert same(run.weights(), after)

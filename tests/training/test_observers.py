@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from src.callbacks.base import Callback
+from src.callbacks.machine_load import MachineLoadCallback
 from src.callbacks.progress import ProgressCallback
 from src.loggers.jsonl import JsonlLogger
+from src.training.accelerator import Agreement
 from src.training.observers import Observers
 from src.training.state import StopRequest
 from tests.callbacks.recorder import make_run
@@ -136,6 +138,35 @@ def test_hooks_that_touch_nothing_run_without_the_guard(tiny, tmp_path) -> None:
     assert guarded == {step: step in (3, 6) for step in range(1, 7)}
     assert torch.get_rng_state().tolist() == outside
     assert not ProgressCallback().needs_guard("on_step_end", 1)
+
+
+def test_hooks_of_the_main_rank_alone_wait_for_no_other(tiny, tmp_path) -> None:
+    """A callback on every rank that overrides them: the others are not there."""
+    seen = []
+
+    class Waiting(Agreement):
+        def raise_for_all(self, failure):
+            raise AssertionError("waits for ever")
+
+    class OnEveryRank(Callback):
+        on_every_rank = True
+
+        def on_memory(self, run, scalars):
+            seen.append(("on_memory", torch.get_rng_state().tolist() == outside))
+
+        def on_exception(self, run, error):
+            seen.append(("on_exception", torch.get_rng_state().tolist() == outside))
+
+    run = tiny()
+    run.trainer()
+    outside = torch.get_rng_state().tolist()
+    observers = Observers([OnEveryRank()], module=run.denoiser, seed=0)
+    view = make_run(JsonlLogger(run_dir=tmp_path), tmp_path, ranks=Waiting())
+    observers.call("on_memory", view, {})
+    observers.call("on_exception", view, ValueError())
+    assert observers.failures == []
+    assert seen == [("on_memory", True), ("on_exception", False)]
+    assert not MachineLoadCallback(seconds_between_samples=1).needs_guard("on_log", 1)
 
 
 class Broken(Callback):
