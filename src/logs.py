@@ -25,8 +25,6 @@ _NOISY = (
     "dvc_data",
     "dvc_objects",
 )
-# On some CPUs it warns that it found no kernel for matrices in 4 bits, which nothing here has.
-_UNCONCERNED = "bitsandbytes.backends.cpu.ops"
 # Seconds: a killed run's data workers, which hold its log open, notice within this time.
 _PATIENCE = 10.0
 
@@ -59,7 +57,6 @@ def run_log(path: Path, *, is_main: bool = True) -> Iterator[None]:
     root.handlers, root.level = handlers, logging.INFO
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger(_UNCONCERNED).setLevel(logging.ERROR)
     logging.captureWarnings(True)
     # Deprecations inside the libraries are for their developers, not for our users' consoles.
     warnings.filterwarnings("ignore", category=DeprecationWarning)

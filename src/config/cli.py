@@ -1,5 +1,6 @@
 """Around Hydra's main: the gates run first, errors become one line, a sweep's failing job becomes a row."""
 
+import logging
 import os
 import sys
 import traceback
@@ -25,6 +26,8 @@ from src.config.schema import InferenceConfig, TrainConfig
 from src.config.sweep_signals import SIGNALS, Stopped
 from src.errors import UserError
 
+# At its import, which may be anybody's, it warns on some CPUs of matrices in 4 bits, which nothing here has.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 CONFIG_DIR = PROJECT_ROOT / "conf"
 EXIT_USAGE = 2
 EXIT_FAILED = 1

@@ -157,7 +157,7 @@ class TrainConfig:
         if self.queue is not None and (self.command != "train" or not self.logger.get("clearml")):
             raise UserError(
                 f"queue={self.queue} hands a training run to a ClearML agent: it goes with train and with "
-                "clearml among the loggers."
+                "clearml among the loggers (logger=[clearml])."
             )
         if (self.captioner is not None) != (self.command == "caption"):
             raise UserError("A captioner goes with: sh train_run.sh -cn caption captioner=... (blip or llm).")
