@@ -69,6 +69,7 @@ def test_a_fresh_clone_pulls(clone: Path) -> None:
     assert run("git", "status", "--short", cwd=clone) == ""
 
 
+@pytest.mark.slow
 def test_repro_runs_each_stage_once(clone: Path) -> None:
     for name, text in (("train_run.sh", TRAIN), ("infer_run.sh", INFER)):
         (clone / name).write_text(text)

@@ -164,6 +164,7 @@ def test_each_job_has_its_folder_and_its_task_and_all_share_the_caches(tmp_path)
     assert all(row["dino[pocket]/samples"] for row in table)
 
 
+@pytest.mark.slow
 def test_failing_jobs_are_failed_rows_and_the_others_run(sweep):
     done = sweep.run("adapter.rank=0,4", "optimizer.lr=1e30,1e-4", *BARE)
     assert done.returncode == 1

@@ -36,6 +36,7 @@ def few_texts(place: Place) -> Place:
     return place
 
 
+@pytest.mark.slow
 def test_the_limit_holds_over_runs(few_texts: Place) -> None:
     place = few_texts
     first = place.run("train", "run.name=first")

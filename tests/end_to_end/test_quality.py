@@ -116,6 +116,7 @@ def test_the_base_model_draws_what_it_is_asked_for(base, clip, others) -> None:
     assert share_first(clip, others, base) > 0.75, "chance is 1 in 16"
 
 
+@pytest.mark.slow
 def test_the_judges_know_what_they_judge(bench, clip, dino) -> None:
     photos = [load_image(bench.root / "data" / "demo" / photo.name) for photo in photo_list()]
     assert subject_separation(dino, photos)["roc_auc"] > 0.95

@@ -134,6 +134,7 @@ def test_the_demo_set_is_divided_by_place(tmp_path) -> None:
         assert any(place.phrase in prompt for prompt in subject.prompts)
 
 
+@pytest.mark.slow
 def test_the_classifier_learns_from_rendered_pictures(tmp_path) -> None:
     """A few pictures by heart: names come back for the pictures themselves, in order."""
     path = tmp_path / "world.npy"

@@ -38,6 +38,7 @@ def folder(shop):
     return shop.folder / "export"
 
 
+@pytest.mark.slow
 def test_diffusers_draws_with_the_exported_model(shop, folder) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(folder / "sd15")
     pipe.set_progress_bar_config(disable=True)

@@ -92,6 +92,7 @@ def test_a_set_is_not_whole_while_it_is_written_anew(tmp_path, monkeypatch) -> N
         open_set(path, seed=0)
 
 
+@pytest.mark.slow
 def test_the_vae_learns_and_a_stopped_stage_goes_on_exactly(world, tmp_path) -> None:
     whole = train_vae(stage(tmp_path / "whole"), world, device=CPU)
     part = stage(tmp_path / "part")
@@ -214,6 +215,7 @@ def test_a_trained_pair_is_saved_and_trained_on(latents, tokenizer, tmp_path) ->
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_clip_counts_every_picture_of_a_caption_as_right(world, tokenizer, tmp_path) -> None:
     logits = torch.tensor([[9.0, 9.0, 0.0], [9.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
     same = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
