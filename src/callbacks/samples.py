@@ -65,6 +65,8 @@ class SampleImages(Callback):
         clip: judges prompt fidelity, or None.
     """
 
+    on_every_rank = True
+
     def __init__(
         self,
         *,
@@ -121,8 +123,6 @@ class SampleImages(Callback):
         self._photos: list[Image.Image] = []
         self._sampled_step: int | None = None
         self._scores: list[Score] = []
-
-    on_every_rank = True
 
     @property
     def batch_size(self) -> int:
