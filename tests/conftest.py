@@ -1,6 +1,7 @@
 """Settings and fixtures for all tests: no hub, no tracker, shapes and types checked while running."""
 
 import os
+import signal
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -8,6 +9,9 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 from jaxtyping import install_import_hook
+
+# Behind nohup, or with & in a script, Ctrl-C is ignored, and so it would be by what the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.fixtures_judges", "tests.fixtures_models"]
 

@@ -1,5 +1,6 @@
 """What can be configured of what is trained; see `schema.py`."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ class AdapterConfig:
     rank: int = 16
     alpha: float = 16.0
     rslora: bool = False
+    # Mappings. OmegaConf gives a typed one that is null no value by an override.
+    rank_pattern: Any = None
+    alpha_pattern: Any = None
     dropout: float = 0.0
     rank_dropout: float = 0.0
     lokr_factor: int | None = None
@@ -42,6 +46,8 @@ class AdapterConfig:
         require_choice("adapter.method", self.method, ADAPTER_METHODS)
         require_at_least("adapter.rank", self.rank, 1)
         require_positive("adapter.alpha", self.alpha)
+        self.rank_pattern = _numbers("adapter.rank_pattern", self.rank_pattern, int, "a whole number from 1")
+        self.alpha_pattern = _numbers("adapter.alpha_pattern", self.alpha_pattern, float, "a number above 0")
         require_between("adapter.dropout", self.dropout, 0.0, 0.99)
         require_between("adapter.rank_dropout", self.rank_dropout, 0.0, 0.99)
         require_at_least("adapter.lokr_factor", self.lokr_factor, 2)
@@ -59,6 +65,8 @@ class AdapterConfig:
         given = {
             "adapter.method": (self.method, "lora", ADAPTER_METHODS),
             "adapter.rslora": (self.rslora, False, _OF_LORA),
+            "adapter.rank_pattern": (self.rank_pattern, {}, ADAPTER_METHODS),
+            "adapter.alpha_pattern": (self.alpha_pattern, {}, ADAPTER_METHODS),
             "adapter.dropout": (self.dropout, 0.0, _OF_LORA),
             "adapter.rank_dropout": (self.rank_dropout, 0.0, _OF_LYCORIS),
             "adapter.lokr_factor": (self.lokr_factor, None, ("lokr",)),
@@ -96,3 +104,20 @@ def _texts(key: str, value: Any) -> list[str]:
             f"for example {key}=kohya or '{key}=[to_q,to_k]'."
         )
     return values
+
+
+def _numbers(key: str, value: Any, kind: type[int] | type[float], what: str) -> dict[str, Any]:
+    """Numbers by the layers they are for; nothing as an empty mapping.
+
+    Raises:
+        UserError: something else.
+    """
+    numbers = {} if value is None else value
+    example = f"for example '{key}={{mid_block.*:32,to_k:4}}'"
+    if not isinstance(numbers, dict) or not all(isinstance(layers, str) for layers in numbers):
+        raise UserError(f"{key}={value} must name layers and {what} for each; {example}.")
+    for layers, number in numbers.items():
+        is_number = isinstance(number, int) or (kind is float and isinstance(number, float))
+        if isinstance(number, bool) or not is_number or not 0 < number < math.inf:
+            raise UserError(f"{key}.{layers}={number} must be {what}; {example}.")
+    return numbers

@@ -108,4 +108,6 @@ def settings_of_run(config: dict[str, Any]) -> AdapterSettings:
         modules = settings.pop(name, None)
         if modules:
             settings[name] = (modules,) if isinstance(modules, str) else tuple(modules)
+    for name in ("rank_pattern", "alpha_pattern"):
+        settings[name] = settings.get(name) or {}
     return AdapterSettings(**settings)

@@ -1,13 +1,15 @@
 """What is trained and by which method, and how peft is told."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
+from peft.tuners.lora import LoraLayer
 
 from src.errors import UserError
-from src.models.adapter_targets import TEXT_TARGETS, UNET_TARGETS
+from src.models.adapter_targets import TEXT_TARGETS, UNET_TARGETS, LayerSizes
 
 Mode = Literal["lora", "full", "frozen"]
 Method = Literal["lora", "dora", "loha", "lokr"]
@@ -29,6 +31,8 @@ class AdapterSettings:
         rank: of the adapter's matrices.
         alpha: their product is scaled by alpha / rank,
         rslora: or by alpha / sqrt(rank) (arXiv 2312.03732); of lora and dora.
+        rank_pattern: ranks of single layers, by what their names match (see `layer_sizes`).
+        alpha_pattern: alphas of single layers. Where only the rank differs, alpha is in proportion.
         dropout: on the adapter's input, while training; of lora and dora.
         rank_dropout: share of the output rows of the adapter's matrix that are left out in a step; of loha
             and lokr.
@@ -48,6 +52,8 @@ class AdapterSettings:
     rank: int = 16
     alpha: float = 16.0
     rslora: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     dropout: float = 0.0
     rank_dropout: float = 0.0
     lokr_factor: int | None = None
@@ -74,18 +80,30 @@ class AdapterSettings:
             raise UserError("adapter.token_embedding=train needs a word to train: set dataset.placeholder.")
 
 
-def peft_config(settings: AdapterSettings, targets: list[str]) -> PeftConfig:
+def peft_config(
+    settings: AdapterSettings, targets: list[str], sizes: Mapping[str, LayerSizes] | None = None
+) -> PeftConfig:
     """The adapter of one component.
 
     Args:
         settings: see there.
         targets: from `resolve_targets`.
+        sizes: from `layer_sizes`: the layers that have others than the settings'.
     """
+    sizes = sizes or {}
+    patterns: dict[str, Any] = {
+        "rank_pattern": peft_pattern({path: size.rank for path, size in sizes.items()}),
+        "alpha_pattern": peft_pattern({path: size.alpha for path, size in sizes.items()}),
+    }
     # peft's alpha and dropout are typed as whole numbers here and there; it divides, any number will do.
     alpha: Any = settings.alpha
     if settings.method == "loha":
         return LoHaConfig(
-            r=settings.rank, alpha=alpha, rank_dropout=settings.rank_dropout, target_modules=targets
+            r=settings.rank,
+            alpha=alpha,
+            rank_dropout=settings.rank_dropout,
+            target_modules=targets,
+            **patterns,
         )
     if settings.method == "lokr":
         return LoKrConfig(
@@ -96,6 +114,7 @@ def peft_config(settings: AdapterSettings, targets: list[str]) -> PeftConfig:
             target_modules=targets,
             # The large factor starts at zero, as in LyCORIS; peft would start with the small one.
             init_weights="lycoris",
+            **patterns,
         )
     return LoraConfig(
         r=settings.rank,
@@ -104,7 +123,23 @@ def peft_config(settings: AdapterSettings, targets: list[str]) -> PeftConfig:
         target_modules=targets,
         use_dora=settings.method == "dora",
         use_rslora=settings.rslora,
+        **patterns,
     )
+
+
+def peft_pattern(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by layer as peft takes them, by regular expression: one for all layers of a value.
+
+    peft tries each of a pattern's keys on each layer, so a key for every layer takes minutes on SDXL.
+
+    Args:
+        values: by a layer's whole name in its component.
+    """
+    paths: dict[Any, list[str]] = {}
+    for path, value in values.items():
+        # Other versions of transformers have the prefix; peft looks at the end of a name.
+        paths.setdefault(value, []).append(path.removeprefix("text_model."))
+    return {"|".join(alike): value for value, alike in paths.items()}
 
 
 def method_of(config: PeftConfig) -> Method:
@@ -114,10 +149,24 @@ def method_of(config: PeftConfig) -> Method:
     return "loha" if isinstance(config, LoHaConfig) else "lokr"
 
 
-def plain_alpha(config: PeftConfig) -> float:
-    """The alpha for which alpha / rank is the scale, also of rsLoRA, whose scale is alpha / sqrt(rank)."""
+def plain_alpha(config: PeftConfig, layer: Any = None) -> float:
+    """The alpha for which alpha / rank is the scale, also of rsLoRA, whose scale is alpha / sqrt(rank).
+
+    Args:
+        config: of the component.
+        layer: one of its layers, which may have its own; None for what most have.
+    """
     if not isinstance(config, LoraConfig):
         assert isinstance(config, LoHaConfig | LoKrConfig)
-        return float(config.alpha)
-    alpha = float(config.lora_alpha)
-    return alpha * math.sqrt(config.r) if config.use_rslora else alpha
+        return float(config.alpha if layer is None else only(layer.alpha))
+    rank, alpha = config.r, config.lora_alpha
+    if layer is not None:
+        assert isinstance(layer, LoraLayer)
+        rank, alpha = only(layer.r), only(layer.lora_alpha)
+    return float(alpha) * math.sqrt(rank) if config.use_rslora else float(alpha)
+
+
+def only(by_adapter: Mapping[str, Any]) -> Any:
+    """The value of the one adapter that a layer has."""
+    (value,) = by_adapter.values()
+    return value

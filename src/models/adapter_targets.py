@@ -1,8 +1,10 @@
 """Which layers get an adapter: by the ending of their name, by a pattern, or by a named set."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, final
 
 from torch import nn
 
@@ -34,35 +36,120 @@ def resolve_targets(name: str, component: nn.Module, entries: Sequence[str]) -> 
     Raises:
         UserError: an entry that matches no linear layer and no convolution.
     """
-    names = [path for path, module in component.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    names = _layers(component)
     sets = UNET_SETS if name == "unet" else TEXT_SETS
     wanted: dict[str, None] = {}
     for entry in entries:
         for target in sets.get(entry, (entry,)):
-            is_pattern = any(sign in target for sign in _PATTERN_SIGNS)
-            matched = [path for path in names if _matches(path, target, is_pattern=is_pattern)]
+            matched = [path for path in names if _matches(path, target)]
             if not matched:
                 raise _matches_nothing(name, target, names, sets)
-            wanted |= dict.fromkeys(matched if is_pattern else (target,))
+            wanted |= dict.fromkeys(matched if _is_pattern(target) else (target,))
     return list(wanted)
 
 
-def _matches(path: str, target: str, *, is_pattern: bool) -> bool:
-    return fnmatchcase(path, target) if is_pattern else path == target or path.endswith(f".{target}")
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSizes:
+    """Rank and alpha of one layer's adapter."""
+
+    rank: int
+    alpha: float
+
+
+def layer_sizes(
+    layers: Mapping[str, Sequence[str]],
+    *,
+    rank: int,
+    alpha: float,
+    rank_pattern: Mapping[str, int],
+    alpha_pattern: Mapping[str, float],
+) -> dict[str, dict[str, LayerSizes]]:
+    """Layers whose adapter has another rank or alpha than most, by component and name.
+
+    Args:
+        layers: names of the layers that get an adapter, by component.
+        rank: of most layers.
+        alpha: of most layers; where only the rank differs, in proportion, so that alpha / rank is the same.
+        rank_pattern: endings of names or patterns over whole names (as in `resolve_targets`), and the rank of
+            the layers that match. Of several that match, the last one counts.
+        alpha_pattern: the same for alpha.
+
+    Raises:
+        UserError: an entry that matches no layer.
+    """
+    for key, pattern in (("rank_pattern", rank_pattern), ("alpha_pattern", alpha_pattern)):
+        for entry in pattern:
+            if not any(_matches(path, entry) for paths in layers.values() for path in paths):
+                raise _gives_nothing(f"adapter.{key}", entry, layers)
+    sizes: dict[str, dict[str, LayerSizes]] = {}
+    for name, paths in layers.items():
+        sizes[name] = {}
+        for path in paths:
+            own_rank = _last(path, rank_pattern, rank)
+            own = LayerSizes(rank=own_rank, alpha=_last(path, alpha_pattern, alpha * own_rank / rank))
+            if own != LayerSizes(rank=rank, alpha=alpha):
+                sizes[name][path] = own
+    return sizes
+
+
+def matched_layers(component: nn.Module, targets: Sequence[str]) -> list[str]:
+    """The layers that get an adapter, in the order of the component.
+
+    Args:
+        component: without adapters yet.
+        targets: from `resolve_targets`.
+    """
+    whole = set(targets)
+    # Whole names are many and endings few.
+    endings = tuple(f".{target}" for target in targets)
+    return [path for path in _layers(component) if path in whole or path.endswith(endings)]
+
+
+def _layers(component: nn.Module) -> list[str]:
+    return [path for path, module in component.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
+
+def _last(path: str, pattern: Mapping[str, Any], default: Any) -> Any:
+    matched = [value for entry, value in pattern.items() if _matches(path, entry)]
+    return matched[-1] if matched else default
+
+
+def _matches(path: str, target: str) -> bool:
+    if _is_pattern(target):
+        return fnmatchcase(path, target)
+    return path == target or path.endswith(f".{target}")
+
+
+def _is_pattern(target: str) -> bool:
+    return any(sign in target for sign in _PATTERN_SIGNS)
 
 
 def _matches_nothing(
     name: str, target: str, names: Sequence[str], sets: dict[str, tuple[str, ...]]
 ) -> UserError:
-    endings = {ending for path in names for ending in _endings(path)}
-    candidates = {*names, *endings, *sets}
-    near = difflib.get_close_matches(target, sorted(candidates), n=_NUM_NEAR, cutoff=0.5)
+    near = _near(target, names, sets)
     key = "adapter.target_modules" if name == "unet" else "adapter.text_target_modules"
     return UserError(
         f"{key}: the target module {target} matches nothing in the {name}. Use endings of its layers' names, "
         f"such as {', '.join(near or sets['diffusers'])}, a pattern over whole names with *, or a set: "
         f"{' or '.join(sets)}."
     )
+
+
+def _gives_nothing(key: str, entry: str, layers: Mapping[str, Sequence[str]]) -> UserError:
+    names = [path for paths in layers.values() for path in paths]
+    near = _near(entry, names, ())
+    return UserError(
+        f"{key}: {entry} matches none of the layers that get an adapter. Use endings of their names"
+        + (f", such as {', '.join(near)}," if near else "")
+        + " or a pattern over whole names with *, or add the layer to adapter.target_modules."
+    )
+
+
+def _near(target: str, names: Sequence[str], sets: Iterable[str]) -> list[str]:
+    candidates = {*names, *sets, *(ending for path in names for ending in _endings(path))}
+    return difflib.get_close_matches(target, sorted(candidates), n=_NUM_NEAR, cutoff=0.5)
 
 
 def _endings(path: str) -> list[str]:

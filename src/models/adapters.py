@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.models.adapter_settings import AdapterSettings, Mode, peft_config
-from src.models.adapter_targets import TEXT_TARGETS, UNET_TARGETS, resolve_targets
+from src.models.adapter_targets import (
+    TEXT_TARGETS,
+    UNET_TARGETS,
+    LayerSizes,
+    layer_sizes,
+    matched_layers,
+    resolve_targets,
+)
 from src.models.base import DiffusionModel, is_adapter_weight, is_own_weight
 from src.models.token_embedding import add_placeholder
 from src.randomness import forked_rng
@@ -53,17 +60,9 @@ def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> li
     Raises:
         UserError: a component the model lacks, target modules that match nothing, or nothing to train.
     """
-    modes: dict[str, Mode] = {
-        "unet": settings.unet,
-        "text_encoder": settings.text_encoder,
-        "text_encoder_2": settings.text_encoder_2,
-    }
+    targets, sizes = check_layers(model, settings)
+    modes = _modes(settings)
     components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
-    for name, mode in modes.items():
-        if mode != "frozen" and name not in components:
-            raise UserError(
-                f"adapter.{name}={mode}, but {model.architecture} has no {name}. Set adapter.{name}=frozen."
-            )
     if settings.token_embedding == "train":
         assert settings.placeholder is not None
         # Before LoRA, so that the row's start does not depend on it.
@@ -75,8 +74,7 @@ def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> li
         )
     for name, component in components.items():
         if modes[name] == "lora":
-            entries = settings.target_modules if name == "unet" else settings.text_target_modules
-            config = peft_config(settings, resolve_targets(name, component, entries))
+            config = peft_config(settings, targets[name], sizes[name])
             with forked_rng(seed, "adapter", name):
                 component.add_adapter(config, adapter_name=ADAPTER_NAME)
             _check_dora(name, component, settings)
@@ -92,6 +90,49 @@ def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> li
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
     return groups
+
+
+def check_layers(
+    model: DiffusionModel, settings: AdapterSettings
+) -> tuple[dict[str, list[str]], dict[str, dict[str, LayerSizes]]]:
+    """Which layers get an adapter, and which of them another rank or alpha than most; changes nothing.
+
+    Args:
+        model: as loaded.
+        settings: what to train.
+
+    Returns:
+        By component: targets as `resolve_targets` gives them, and sizes as `layer_sizes` does.
+
+    Raises:
+        UserError: a component the model lacks, or names that match nothing.
+    """
+    components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
+    targets: dict[str, list[str]] = {}
+    for name, mode in _modes(settings).items():
+        if mode != "frozen" and name not in components:
+            raise UserError(
+                f"adapter.{name}={mode}, but {model.architecture} has no {name}. Set adapter.{name}=frozen."
+            )
+        if mode == "lora":
+            entries = settings.target_modules if name == "unet" else settings.text_target_modules
+            targets[name] = resolve_targets(name, components[name], entries)
+    sizes = layer_sizes(
+        {name: matched_layers(components[name], found) for name, found in targets.items()},
+        rank=settings.rank,
+        alpha=settings.alpha,
+        rank_pattern=settings.rank_pattern,
+        alpha_pattern=settings.alpha_pattern,
+    )
+    return targets, sizes
+
+
+def _modes(settings: AdapterSettings) -> dict[str, Mode]:
+    return {
+        "unet": settings.unet,
+        "text_encoder": settings.text_encoder,
+        "text_encoder_2": settings.text_encoder_2,
+    }
 
 
 def _collect(model: DiffusionModel, modes: Mapping[str, Mode]) -> list[TrainableGroup]:

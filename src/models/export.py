@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -27,7 +28,7 @@ from src.models.adapter_files import (
     PEFT_FOLDER,
     read_adapter_header,
 )
-from src.models.adapter_settings import method_of, plain_alpha
+from src.models.adapter_settings import method_of, only, peft_pattern, plain_alpha
 from src.models.adapter_strength import is_dora, merge_adapter, set_adapter_scale
 from src.models.adapters import ADAPTER_NAME, adapter_layers, row_norms
 from src.models.apply import load_adapter
@@ -171,10 +172,11 @@ def _save_lora(
         # Only what any version of peft knows; the rest is at its defaults.
         arguments[f"{name}_lora_adapter_metadata"] = {
             "r": config.r,
-            "lora_alpha": config.lora_alpha if not config.use_rslora else plain_alpha(config),
+            "lora_alpha": plain_alpha(config),
             "lora_dropout": config.lora_dropout,
             "target_modules": sorted(config.target_modules),
             **({"use_dora": True} if config.use_dora else {}),
+            **_patterns(component),
         }
     with tempfile.TemporaryDirectory() as name:
         type(model.pipeline()).save_lora_weights(name, weight_name=LORA_FILE, **arguments)
@@ -183,6 +185,21 @@ def _save_lora(
             theirs = opened.metadata() or {}
         write_tensors(path, load_file(file), {**header, **theirs})
     return path
+
+
+def _patterns(component: Any) -> dict[str, Any]:
+    """Ranks and alphas of the layers that have others than their component; nothing where all are alike."""
+    config = component.peft_config[ADAPTER_NAME]
+    ranks, alphas = {}, {}
+    for path, layer in component.named_modules():
+        if isinstance(layer, LoraLayer):
+            rank, alpha = only(layer.r), plain_alpha(config, layer)
+            if rank != config.r:
+                ranks[path] = rank
+            if alpha != plain_alpha(config):
+                alphas[path] = alpha
+    patterns = {"rank_pattern": peft_pattern(ranks), "alpha_pattern": peft_pattern(alphas)}
+    return {key: pattern for key, pattern in patterns.items() if pattern}
 
 
 def _save_embedding(model: DiffusionModel, path: Path, header: Mapping[str, str]) -> Path:

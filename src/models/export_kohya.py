@@ -32,7 +32,7 @@ def kohya_tensors(model: DiffusionModel, adapted: Mapping[str, Any]) -> dict[str
     """
     tensors: dict[str, Tensor] = {}
     for component, module in adapted.items():
-        alpha = plain_alpha(module.peft_config[ADAPTER_NAME])
+        config = module.peft_config[ADAPTER_NAME]
         for path, layer in module.named_modules():
             if not isinstance(layer, BaseTunerLayer):
                 continue
@@ -43,15 +43,21 @@ def kohya_tensors(model: DiffusionModel, adapted: Mapping[str, Any]) -> dict[str
                 layers_per_block=model.unet.config.layers_per_block,
                 up_block_types=model.unet.config.up_block_types,
             )
-            own = dict(_lora(layer) if isinstance(layer, LoraLayer) else _lycoris(layer))
+            alpha = plain_alpha(config, layer)
+            if isinstance(layer, LoraLayer):
+                # Where alphas differ diffusers mistakes the names of their layers, and drops them.
+                own, alpha = dict(_lora(layer, alpha / plain_alpha(config))), plain_alpha(config)
+            else:
+                own = dict(_lycoris(layer))
             own["alpha"] = torch.tensor(alpha)
             tensors |= {f"{prefix}.{name}": value.detach().cpu() for name, value in own.items()}
     return tensors
 
 
-def _lora(layer: Any) -> Iterator[tuple[str, Tensor]]:
+def _lora(layer: Any, factor: float) -> Iterator[tuple[str, Tensor]]:
+    """A LoRA's or DoRA's tensors; `factor` goes into one of them."""
     yield "lora_down.weight", layer.lora_A[ADAPTER_NAME].weight
-    yield "lora_up.weight", layer.lora_B[ADAPTER_NAME].weight
+    yield "lora_up.weight", layer.lora_B[ADAPTER_NAME].weight * factor
     if is_dora(layer):
         base = layer.get_base_layer().weight
         adapted = row_norms(base.float() + layer.get_delta_weight(ADAPTER_NAME).float())

@@ -1,6 +1,5 @@
 """From the configuration to the base model with what is trained on it."""
 
-import functools
 import logging
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from src.models.adapters import (
     AdapterSettings,
     TrainableGroup,
     attach,
+    check_layers,
 )
 from src.models.base import DiffusionModel
 from src.models.eight_bit import to_eight_bits
@@ -56,6 +56,8 @@ def adapter_settings(config: AdapterConfig, *, placeholder: str | None) -> Adapt
         rank=config.rank,
         alpha=config.alpha,
         rslora=config.rslora,
+        rank_pattern=config.rank_pattern,
+        alpha_pattern=config.alpha_pattern,
         dropout=config.dropout,
         rank_dropout=config.rank_dropout,
         lokr_factor=config.lokr_factor,
@@ -77,9 +79,17 @@ def load_base_and_data(
 ) -> tuple[DiffusionModel, PreparedData]:
     """Loads the base model, and completes the data by what it draws."""
     weight = config.trainer.prior_loss_weight
+    settings = adapter_settings(config.adapter, placeholder=config.dataset.placeholder)
+
+    def load() -> DiffusionModel:
+        model = load_base(config.model)
+        # Before hours of drawing, and of encoding.
+        check_layers(model, settings)
+        return model
+
     model, drawn = base_and_drawn_images(
         config,
-        load=functools.partial(load_base, config.model),
+        load=load,
         dtype=DTYPES[accelerator.mixed_precision],
         size=size,
         accelerator=accelerator,

@@ -30,6 +30,8 @@ _LABEL_WIDTH = 18
 _ADAPTER_OFF: dict[str, Any] = {
     "method": "lora",
     "rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
     "rank_dropout": 0.0,
     "lokr_factor": None,
     "num_token_vectors": 1,

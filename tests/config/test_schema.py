@@ -43,6 +43,21 @@ _SCHEDULE_FREE = {"_target_": "schedulefree.AdamWScheduleFree"}
         (lambda: AdapterConfig(method="lokr", lokr_factor=1), "adapter.lokr_factor=1 must be at least 2"),
         (lambda: AdapterConfig(method="dora", unet="full"), "adapter.method=dora does nothing"),
         (lambda: AdapterConfig(rslora=True, unet="full"), "adapter.rslora=True does nothing"),
+        (lambda: AdapterConfig(rank_pattern=8), "adapter.rank_pattern=8 must name layers and a whole number"),
+        (
+            lambda: AdapterConfig(rank_pattern={"to_k": 0}),
+            "adapter.rank_pattern.to_k=0 must be a whole number",
+        ),
+        (lambda: AdapterConfig(rank_pattern={"to_k": 1.5}), "adapter.rank_pattern.to_k=1.5"),
+        (
+            lambda: AdapterConfig(alpha_pattern={"to_k": -1.0}),
+            "adapter.alpha_pattern.to_k=-1.0 must be a number",
+        ),
+        (lambda: AdapterConfig(alpha_pattern={"to_k": "x"}), "adapter.alpha_pattern.to_k=x"),
+        (
+            lambda: AdapterConfig(rank_pattern={"to_k": 4}, unet="full"),
+            "adapter.rank_pattern=.* does nothing",
+        ),
         (lambda: AdapterConfig(num_token_vectors=2), "does nothing without adapter.token_embedding=train"),
         (lambda: AdapterConfig(num_token_vectors=33), "adapter.num_token_vectors=33"),
         (lambda: AdapterConfig(target_modules=[1]), "adapter.target_modules=.* must be names of layers"),

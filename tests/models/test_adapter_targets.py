@@ -4,12 +4,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from src.errors import UserError
 from src.files import read_json
-from src.models.adapter_targets import resolve_targets
+from src.models.adapter_targets import LayerSizes, layer_sizes, matched_layers, resolve_targets
 from src.models.adapters import AdapterSettings, adapter_layers, attach
 from src.models.load import CONFIGS, load_model
 
@@ -83,3 +84,67 @@ def test_a_pattern_reaches_the_layers(pocket_sd15):
     expected = {n for n in adapted if n.startswith("up_blocks.") and n.endswith("attn2.to_k")}
     assert expected
     assert adapted == expected | {"mid_block.resnets.0.conv1"}
+
+
+_LAYERS = {"unet": ["mid.to_q", "mid.to_k", "up.0.to_k"], "text_encoder": ["layers.0.fc1", "layers.1.fc1"]}
+
+
+def _sizes(ranks, alphas):
+    return layer_sizes(_LAYERS, rank=8, alpha=4.0, rank_pattern=ranks, alpha_pattern=alphas)
+
+
+def test_layers_with_a_rank_or_an_alpha_of_their_own():
+    assert _sizes({}, {}) == {"unet": {}, "text_encoder": {}}
+    # alpha / rank stays where nothing is said of alpha; the last match counts.
+    assert _sizes({"mid.*": 16, "to_k": 2}, {}) == {
+        "unet": {
+            "mid.to_q": LayerSizes(rank=16, alpha=8.0),
+            "mid.to_k": LayerSizes(rank=2, alpha=1.0),
+            "up.0.to_k": LayerSizes(rank=2, alpha=1.0),
+        },
+        "text_encoder": {},
+    }
+    assert _sizes({"mid.*": 16}, {"mid.to_k": 3.0, "*.1.fc1": 1.0}) == {
+        "unet": {
+            "mid.to_q": LayerSizes(rank=16, alpha=8.0),
+            "mid.to_k": LayerSizes(rank=16, alpha=3.0),
+        },
+        "text_encoder": {"layers.1.fc1": LayerSizes(rank=8, alpha=1.0)},
+    }
+
+
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_of_no_adapted_layer_is_refused(key):
+    arguments = {"rank_pattern": {}, "alpha_pattern": {}, key: {"to_k": 4, "to_qq": 4}}
+    with pytest.raises(UserError, match=rf"adapter\.{key}: to_qq matches none of the layers.*to_q"):
+        layer_sizes(_LAYERS, rank=8, alpha=4.0, **arguments)
+
+
+@pytest.mark.parametrize("targets", [("to_q", "kohya"), ("mid_block.*to_?", "conv_in")])
+def test_the_layers_that_get_an_adapter_are_named_as_peft_finds_them(targets, unet):
+    resolved = resolve_targets("unet", unet, targets)
+    assert set(matched_layers(unet, resolved)) == _matched(unet, resolved)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr"])
+def test_ranks_and_alphas_reach_the_layers(method, pocket_sd15):
+    model = load_model(str(pocket_sd15))
+    settings = AdapterSettings(
+        method=method,
+        text_encoder="lora",
+        rank=2,
+        alpha=2.0,
+        rank_pattern={"mid_block.*": 4, "*layers.0.self_attn.q_proj": 3},
+        alpha_pattern={"mid_block.*to_k": 1.0},
+    )
+    attach(model, settings, seed=0)
+    layers = {n: m for n, m in model.denoiser.named_modules() if isinstance(m, BaseTunerLayer)}
+    assert any("mid_block" in name for name in layers)
+    for name, layer in layers.items():
+        is_mid, is_first = "mid_block" in name, "layers.0" in name and name.endswith("q_proj")
+        assert layer.r["default"] == (4 if is_mid else 3 if is_first else 2), name
+        scale = 0.25 if is_mid and name.endswith("to_k") else 1.0
+        assert layer.scaling["default"] == pytest.approx(scale), name
+    refused = AdapterSettings(rank_pattern={"q_proj": 4})
+    with pytest.raises(UserError, match=r"rank_pattern: q_proj matches none"):
+        attach(load_model(str(pocket_sd15)), refused, seed=0)

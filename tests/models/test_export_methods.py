@@ -26,6 +26,11 @@ from tests.models.single_files import unet_name
 from tests.models.test_adapter_methods import METHODS, TARGETS, _predict
 
 _PLAIN = {"token_embedding": "frozen", "placeholder": None, "target_modules": TARGETS}
+# Some layers of another rank and alpha, in the UNet and in a text encoder.
+_PATTERNS = {
+    "rank_pattern": {"mid_block.*to_?": 6, "*layers.0.self_attn.q_proj": 2},
+    "alpha_pattern": {"mid_block.*to_k": 1.0, "*layers.0.mlp.fc1": 2.0},
+}
 _FILES = {
     "lora": [LORA_FILE, KOHYA_FILE],
     "dora": [LORA_FILE, KOHYA_FILE],
@@ -44,14 +49,17 @@ def _trained(pocket, method, **changes):
     ("architecture", "method", "changes"),
     [
         ("sd15", "dora", {}),
-        ("sdxl", "lora", {}),
+        ("sdxl", "lora", _PATTERNS),
         ("sd15", "lokr", {"lokr_factor": 4}),
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in (
                 ("sd15", "lora", {}),
+                ("sdxl", "lora", {}),
                 ("sd15", "lora", {"rslora": True}),
+                ("sd15", "lora", {"rslora": True, **_PATTERNS}),
                 ("sd15", "loha", {}),
+                *(("sd15", method, _PATTERNS) for method in ("dora", "loha", "lokr")),
                 *(("sdxl", method, {}) for method in ("dora", "loha", "lokr")),
             )
         ),
@@ -140,8 +148,10 @@ def _as_comfyui_reads_it(weight, part, rank_of_lokr=None):
     ("method", "changes"),
     [
         ("lora", {"rslora": True}),
+        ("lora", {"rslora": True, **_PATTERNS}),
         ("dora", {}),
         ("loha", {}),
+        ("loha", _PATTERNS),
         ("lokr", {"rank": 2}),
         ("lokr", {"rank": 32}),  # both factors whole
     ],
