@@ -268,3 +268,11 @@ def test_the_prompt_names_the_class():
 def test_what_must_agree_without_class_images_is_what_it_was():
     """So that a run from before there were any goes on."""
     assert not {"trainer.prior_loss_weight", "class_images_hash"} & agreement().keys()
+
+
+def test_layers_that_do_not_exist_are_named_before_anything_is_drawn(place, tmp_path):
+    with pytest.raises(UserError, match=r"adapter\.target_modules: .*to_qq"):
+        train(tmp_path / "run", *place, *DRAWN, "adapter.target_modules=to_qq")
+    with pytest.raises(UserError, match=r"adapter\.rank_pattern: to_qq"):
+        train(tmp_path / "run", *place, *DRAWN, "adapter.rank_pattern={to_qq:4}")
+    assert not (tmp_path / "cache" / "class_images").exists()
