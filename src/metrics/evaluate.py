@@ -39,6 +39,7 @@ class Score:
         gain_low, gain_high: interval of the gain, image against image of the same prompt and seed. The gain
             is real when it does not hold zero.
         gap_closed: gain as a share of the way from floor to ceiling.
+        gap_low, gap_high: interval of that share: the gain's, with floor and ceiling as they are.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Score:
     gain_low: float | None = None
     gain_high: float | None = None
     gap_closed: float | None = None
+    gap_low: float | None = None
+    gap_high: float | None = None
 
     @property
     def title(self) -> str:
@@ -259,6 +262,8 @@ class _Judge:
             gain_low=gain_low,
             gain_high=gain_high,
             gap_closed=scaled(floor, value, ceiling),
+            gap_low=None if gain_low is None else scaled(floor, floor + gain_low, ceiling),
+            gap_high=None if gain_high is None else scaled(floor, floor + gain_high, ceiling),
         )
 
     def _interval(self, values: Float[Tensor, " n"]) -> tuple[float | None, float | None]:
@@ -277,7 +282,7 @@ def table_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "held-out photos (ceiling)": _text(score.ceiling),
             "gain": _text(score.gain),
             "95 % interval of the gain": _interval_text(score.gain_low, score.gain_high),
-            "gap closed": "-" if score.gap_closed is None else f"{score.gap_closed:.0%}",
+            "gap closed": "-" if score.gap_closed is None else _gap_text(score),
         }
         for score in scores
     ]
@@ -295,7 +300,7 @@ def score_lines(scores: Sequence[Score]) -> list[str]:
         if score.ceiling is not None:
             parts.append(f"held-out photos {score.ceiling:.3f}")
         if score.gap_closed is not None:
-            parts.append(f"{round(100 * score.gap_closed)} % of the gap closed")
+            parts.append(f"{_gap_text(score)} of the gap closed")
         lines.append(", ".join(parts))
     return lines
 
@@ -319,6 +324,14 @@ def words_for_clip(text: str, *, placeholder: str | None, class_word: str) -> st
 
 def _text(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _gap_text(score: Score) -> str:
+    value, low, high = score.gap_closed, score.gap_low, score.gap_high
+    assert value is not None
+    # Of the few prompts of most runs the share alone says little.
+    interval = "" if low is None or high is None else f" ({100 * low:.0f} to {100 * high:.0f} %)"
+    return f"{100 * value:.0f} %{interval}"
 
 
 def _interval_text(low: float | None, high: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The table of a sweep and the check before it, without running anything. Whole sweeps: tests/test_sweeps.py."""
+"""The table of a sweep and the check before it, without running anything. Whole sweeps: tests/sweeps."""
 
 import pytest
 

@@ -148,6 +148,17 @@ def test_a_mask_without_its_image_is_no_image(tmp_path):
     assert "no image of that name" in problem.message
 
 
+def test_a_mask_without_its_image_among_captions(tmp_path):
+    _with_masks(tmp_path, 2)
+    _left_half().save(tmp_path / "masks" / "lost.png")
+    _left_half().save(tmp_path / "plain.png")
+    lost, plain = sorted(read_subject(path=tmp_path, default_caption="a toy").problems, key=lambda p: p.file)
+    assert (lost.file, plain.file) == ("masks/lost.png", "plain.png")
+    assert "has no caption. Add the line masks/lost.png|" in lost.message
+    assert "If it is a mask, there is no image of its name" in lost.message
+    assert "mask" not in plain.message
+
+
 def test_an_alpha_channel_that_is_missing_or_empty(tmp_path):
     records = _records(tmp_path)
     for record, alpha in zip(records, (None, 0, 128), strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.metrics.evaluate import evaluate_samples, measure_photos, table_rows, words_for_clip
+from src.metrics.evaluate import evaluate_samples, measure_photos, score_lines, table_rows, words_for_clip
 from src.pocket.make_models import smooth_images
 
 
@@ -61,6 +61,13 @@ def test_the_photos_themselves_close_the_gap(dino, photos, reference):
     assert score.gap_closed > 1, (
         "photos are compared with themselves here, the ceiling leaves the diagonal out"
     )
+    way = score.ceiling - score.floor
+    assert score.gap_low == pytest.approx(score.gain_low / way)
+    assert score.gap_high == pytest.approx(score.gain_high / way)
+    assert score.gap_low < score.gap_closed < score.gap_high
+    told = f"{100 * score.gap_closed:.0f} % ({100 * score.gap_low:.0f} to {100 * score.gap_high:.0f} %)"
+    assert score_lines([score])[0].endswith(f", {told} of the gap closed")
+    assert table_rows([score])[0]["gap closed"] == told
 
 
 def test_the_base_model_against_itself_gains_exactly_nothing(dino, clip, reference):

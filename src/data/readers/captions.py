@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from src.data.masks import looks_like_mask
 from src.data.readers.common import MAX_CAPTION, is_text, simplify, text_of
 from src.data.records import Problem, few
 
@@ -68,6 +69,13 @@ class CaptionTable:
     def without_line(self) -> list[str]:
         """Images that no line names; none as long as some file could not be read, which may name them."""
         return [] if self._has_unread else [image for image in self._images if image not in self._places]
+
+    def refuse_without_caption(self, image: str, remedy: str) -> None:
+        """Notes that an image has no caption. A mask without its image looks like one."""
+        message = f"has no caption. {remedy}"
+        if looks_like_mask(image):
+            message += " If it is a mask, there is no image of its name: add the image, or remove the mask."
+        self.refuse(image, message, image=image)
 
     def refuse(self, where: str, message: str, *, image: str | None = None) -> None:
         """Notes what must be mended, of an image or of a line that names none."""

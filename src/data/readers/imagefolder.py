@@ -56,8 +56,7 @@ def read_imagefolder(
         captions, tables, caption_column=caption_column, column_remedy="Set dataset.reader.caption_column."
     )
     for name in captions.without_line():
-        message = f"has no caption. Add a line for it to {_nearest(name, list(tables))}."
-        captions.refuse(name, message, image=name)
+        captions.refuse_without_caption(name, f"Add a line for it to {_nearest(name, list(tables))}.")
     records = [
         Record(
             path=image,

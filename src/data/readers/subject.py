@@ -54,8 +54,8 @@ def read_subject(
     else:
         return _with_default_caption(path, found, default_caption, placeholder)
     for name in captions.without_line():
-        message = remedy.replace("{name}", name).replace("{stem}", name.rpartition(".")[0])
-        captions.refuse(name, f"has no caption. {message}", image=name)
+        own = remedy.replace("{name}", name).replace("{stem}", name.rpartition(".")[0])
+        captions.refuse_without_caption(name, own)
     records = [
         Record(path=photo, caption=captions.captions[name], id=name)
         for name, photo in found.images.items()
