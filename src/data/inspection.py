@@ -1,19 +1,16 @@
 """One look at every image file: content hash, size, and whether it is whole. Remembered between runs."""
 
-import json
 import os
 import stat
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from src.data.images import load_image, read_header
+from src.data.memo import look_at, read_memo, stamped, write_memo
 from src.data.near_duplicates import FINGERPRINT_VERSION, fingerprint
 from src.errors import UserError
-from src.files import sha256_file, write_json_atomic
+from src.files import sha256_file
 
 # Sets up to this size are decoded in full before training; larger ones while they are encoded, or where what
 # is damaged is to be left out.
@@ -57,18 +54,17 @@ def inspect_files(
 
     Args:
         paths: Image files; repeated ones are looked at once.
-        memo_file: Where the sound files of this dataset are remembered, by path, size and time of change. Two
-            jobs may write it at once: the last one wins, and what is lost is looked at again.
+        memo_file: Where the sound files of this dataset are remembered (`memo.py`).
         decode: Whether to decode in full; by default for up to `FULL_DECODE_LIMIT` files.
         with_fingerprints: Whether to take the fingerprints of the files that are decoded.
     """
     unique = list(dict.fromkeys(paths))
     decode = is_decoded_in_full(len(unique)) if decode is None else decode
-    memo = _read_memo(memo_file)
+    memo = read_memo(memo_file, version=_MEMO_VERSION, build=lambda fields: Inspection(**fields))
     found: dict[Path, Inspection] = {}
-    stamps = {path: _stamp(path) for path in unique}
+    keys = {path: stamped(path) for path in unique}
     for path in unique:
-        known = memo.get(f"{path}|{stamps[path]}")
+        known = memo.get(keys[path])
         if known is not None and _suffices(known, decode=decode, with_fingerprints=with_fingerprints):
             found[path] = known
     missing = [path for path in unique if path not in found]
@@ -76,18 +72,10 @@ def inspect_files(
     def look(path: Path) -> Inspection:
         return _inspect(path, decode=decode, with_fingerprint=decode and with_fingerprints)
 
-    pool = ThreadPoolExecutor(_NUM_THREADS)
-    try:
-        looks = pool.map(look, missing)
-        # Minutes for a large set; a small one is done before the bar would show.
-        bar = tqdm(looks, "Looking at", len(missing), unit="image", delay=3, leave=False, disable=None)
-        found.update(zip(missing, bar, strict=True))
-    finally:
-        # After Ctrl-C the files that wait are dropped.
-        pool.shutdown(cancel_futures=True)
+    found |= look_at(missing, look, num_threads=_NUM_THREADS, title="Looking at", unit="image")
     if memo_file is not None and missing:
-        sound = {path: seen for path, seen in found.items() if seen.problem is None}
-        _write_memo(memo_file, {f"{path}|{stamps[path]}": seen for path, seen in sound.items()})
+        sound = {keys[path]: asdict(seen) for path, seen in found.items() if seen.problem is None}
+        write_memo(memo_file, version=_MEMO_VERSION, files=sound)
     return {path: found[path] for path in unique}
 
 
@@ -98,14 +86,6 @@ def is_decoded_in_full(num_files: int) -> bool:
 
 def _suffices(known: Inspection, *, decode: bool, with_fingerprints: bool) -> bool:
     return not decode or (known.is_decoded and (bool(known.fingerprint) or not with_fingerprints))
-
-
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError:
-        return "absent"
-    return f"{status.st_size}|{status.st_mtime_ns}"
 
 
 def _inspect(path: Path, *, decode: bool, with_fingerprint: bool) -> Inspection:
@@ -172,22 +152,3 @@ def _holds_its_boxes(path: Path, size: int) -> bool:
                 return False
             position += length
     return position == size
-
-
-def _read_memo(memo_file: Path | None) -> dict[str, Inspection]:
-    """The remembered inspections. A damaged or older memo is as good as none: all files are looked at."""
-    if memo_file is None or not memo_file.is_file():
-        return {}
-    try:
-        content = json.loads(memo_file.read_bytes())
-        if content["version"] != _MEMO_VERSION:
-            return {}
-        return {key: Inspection(**value) for key, value in content["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _write_memo(memo_file: Path, files: dict[str, Inspection]) -> None:
-    write_json_atomic(
-        memo_file, {"version": _MEMO_VERSION, "files": {key: asdict(seen) for key, seen in files.items()}}
-    )

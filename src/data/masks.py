@@ -5,27 +5,26 @@ White is learned, black is not, grey in part. A mask is the alpha channel of its
 """
 
 import functools
-import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from src.data.images import IMAGE_SUFFIXES, load_alpha, load_image, read_header
+from src.data.memo import look_at, read_memo, stamped, write_memo
 from src.errors import UserError
-from src.files import sha256_file, write_json_atomic
+from src.files import sha256_file
 
 MASK_FOLDER = "masks"
 MASK_ENDING = "-masklabel"
 
 Box = tuple[int, int, int, int]
 
-_MEMO_VERSION = 2
+_MEMO_VERSION = 3
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -149,32 +148,19 @@ def look_at_masks(paths: Iterable[Path], *, is_alpha: bool, memo_file: Path | No
     Args:
         paths: Their files, or those of images with alpha channels.
         is_alpha: Whether they are alpha channels.
-        memo_file: Where sound ones are remembered, by path, size and time of change.
+        memo_file: Where sound ones are remembered (`memo.py`).
     """
     unique = list(dict.fromkeys(paths))
-    memo = _read_memo(memo_file)
-    keys = {path: f"{path}|{_stamp(path)}|{is_alpha}" for path in unique}
+    memo = read_memo(memo_file, version=_MEMO_VERSION, build=_remembered)
+    keys = {path: f"{stamped(path)}|{is_alpha}" for path in unique}
     found = {path: memo[key] for path, key in keys.items() if key in memo}
     missing = [path for path in unique if path not in found]
-    pool = ThreadPoolExecutor(_NUM_THREADS)
-    try:
-        looks = pool.map(functools.partial(_look, is_alpha=is_alpha), missing)
-        bar = tqdm(looks, "Looking at masks", len(missing), unit="mask", delay=3, leave=False, disable=None)
-        found.update(zip(missing, bar, strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    look = functools.partial(_look, is_alpha=is_alpha)
+    found |= look_at(missing, look, num_threads=_NUM_THREADS, title="Looking at masks", unit="mask")
     if memo_file is not None and missing:
         sound = {keys[path]: asdict(seen) for path, seen in found.items() if seen.problem is None}
-        write_json_atomic(memo_file, {"version": _MEMO_VERSION, "masks": sound})
+        write_memo(memo_file, version=_MEMO_VERSION, files=sound)
     return found
-
-
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError:
-        return "absent"
-    return f"{status.st_size}|{status.st_mtime_ns}"
 
 
 def _look(path: Path, *, is_alpha: bool) -> MaskSeen:
@@ -190,20 +176,8 @@ def _look(path: Path, *, is_alpha: bool) -> MaskSeen:
     return MaskSeen(sha256=sha256, width=mask.width, height=mask.height, peak=peak, box=mask.getbbox())
 
 
-def _read_memo(memo_file: Path | None) -> Mapping[str, MaskSeen]:
-    """What is remembered. A damaged or older memo is as good as none."""
-    if memo_file is None or not memo_file.is_file():
-        return {}
-    try:
-        content = json.loads(memo_file.read_bytes())
-        if content["version"] != _MEMO_VERSION:
-            return {}
-        return {
-            key: MaskSeen(**{**seen, "box": seen["box"] and tuple(seen["box"])})
-            for key, seen in content["masks"].items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _remembered(fields: Mapping[str, Any]) -> MaskSeen:
+    return MaskSeen(**{**fields, "box": fields["box"] and tuple(fields["box"])})
 
 
 def upright_size(path: Path, *, expected: tuple[int, int]) -> tuple[int, int]:
