@@ -13,22 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from diffusers import DDPMScheduler
 
-from src.data.encode import EncodedDataset
-from src.data.loader import step_batches
-from src.data.order import num_micro_batches
 from src.diffusion.timesteps import TimestepSampling
-from src.loggers.jsonl import JsonlLogger
-from src.models.adapters import AdapterSettings, attach, load_trainable_state, trainable_state
-from src.models.load import load_model
-from src.training.accelerator import make_accelerator
-from src.training.checkpoint import Checkpointer
-from src.training.objective import Objective
-from src.training.optimizers import make_optimizer
-from src.training.plan import Plan
-from src.training.trainer import Trainer
+from src.models.adapters import AdapterSettings
+from tests.training.pocket_run import make_run
 from tests.training.test_resume import Losses
 from tests.training.tiny import Tiny, make_class_images, make_images
 
@@ -69,7 +58,7 @@ def tiny_losses(folder: Path, *, num_class_images: int = 0, **settings: Any) -> 
 
 
 def pocket_losses(folder: Path, architecture: str = "sd15", **settings: Any) -> list[float]:
-    """Of a miniature SD1.5 or SDXL with random weights, its UNet's adapter trained.
+    """Of a miniature SD1.5 or SDXL with random weights, its UNet trained.
 
     Args:
         folder: an empty one.
@@ -79,49 +68,16 @@ def pocket_losses(folder: Path, architecture: str = "sd15", **settings: Any) -> 
     from src.pocket.make_models import make_pocket
 
     make_pocket(folder / "model", architecture=architecture)
-    model = load_model(str(folder / "model"))
-    groups = attach(model, AdapterSettings(**({"rank": 2, "alpha": 2.0} | settings)), seed=0)
-    records = make_images(folder / "images", 4)
-    dataset = EncodedDataset(
-        records,
-        hashes={record.id: record.id for record in records},
-        sizes={record.id: (64, 64) for record in records},
-        seed=0,
-        encode_images=model.encode_images,
-    )
-    losses, logger = Losses(), JsonlLogger(run_dir=folder)
-    logger.start()
-    Trainer(
-        plan=Plan(
-            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2),
-            max_steps=_STEPS,
-            log_every=1,
-        ),
-        accelerator=make_accelerator(device="cpu"),
-        model=model,
-        denoiser=model.denoiser,
-        groups=groups,
-        trainable_state=functools.partial(trainable_state, model),
-        load_trainable_state=functools.partial(load_trainable_state, model),
-        optimizer=make_optimizer(groups, algorithm=torch.optim.AdamW, lr=1e-2),
-        objective=Objective(
-            prediction_type=model.prediction_type,
-            alphas_cumprod=model.alphas_cumprod,
-            min_snr_gamma=5.0,
-            seed=0,
-            tokenize=model.tokenize,
-        ),
-        batches=lambda position: step_batches(dataset, seed=0, batch_size=2, start=position),
-        validator=None,
-        checkpointer=Checkpointer(folder / "checkpoints", keep=1),
+    losses = Losses()
+    run = make_run(
+        folder / "model",
+        folder,
+        settings=AdapterSettings(**({"rank": 2, "alpha": 2.0} | settings)),
+        records=make_images(folder / "images", 4),
         callbacks=[losses],
-        logger=logger,
-        output_dir=folder,
-        seed=0,
-        must_match={},
-        max_grad_norm=1.0,
-        resume="never",
-    ).fit()
+        max_steps=_STEPS,
+    )
+    run.trainer.fit()
     return _numbers(losses)
 
 
@@ -137,6 +93,16 @@ def _objective(**changes: Any) -> Method:
 
 
 _V = {"prediction_type": "v_prediction"}
+_OF_MODELS: dict[str, Method] = {
+    "LoRA on SD1.5": pocket_losses,
+    "LoRA on SDXL": functools.partial(pocket_losses, architecture="sdxl"),
+    "rsLoRA on SD1.5": functools.partial(pocket_losses, rslora=True),
+    "ranks of single layers on SD1.5": functools.partial(
+        pocket_losses, rank_pattern={"mid_block.*": 4}, alpha_pattern={"to_v": 1.0}
+    ),
+    "full UNet on SD1.5": functools.partial(pocket_losses, unet="full"),
+    "full text encoder on SD1.5": functools.partial(pocket_losses, unet="frozen", text_encoder="full"),
+}
 METHODS: dict[str, Method] = {
     "epsilon, min-SNR": tiny_losses,
     "epsilon, no weights": _objective(min_snr_gamma=None),
@@ -163,12 +129,12 @@ METHODS: dict[str, Method] = {
     "trained text": functools.partial(tiny_losses, text=False),
     "prior preservation": functools.partial(tiny_losses, num_class_images=3, prior_loss_weight=0.7),
     "buckets": functools.partial(tiny_losses, buckets=True),
-    "LoRA on SD1.5": pocket_losses,
+    **_OF_MODELS,
 }
 
 
 # What takes seconds is left to the slow tests.
-SLOW = {"LoRA on SD1.5"}
+SLOW = set(_OF_MODELS)
 
 
 def measure(name: str) -> list[float]:

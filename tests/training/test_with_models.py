@@ -1,36 +1,18 @@
 """The loop with both real architectures in miniature: LoRA, text LoRA and token embedding, also resumed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from src.data.encode import EncodedDataset
-from src.data.loader import step_batches
-from src.data.order import num_micro_batches
-from src.loggers.jsonl import JsonlLogger
-from src.models.adapters import AdapterSettings, attach, load_trainable_state, trainable_state
-from src.models.base import DiffusionModel
-from src.models.eight_bit import to_eight_bits
-from src.models.load import load_model
-from src.training.accelerator import make_accelerator
-from src.training.checkpoint import Checkpointer
-from src.training.objective import Objective
-from src.training.optimizers import make_optimizer
-from src.training.plan import Plan
-from src.training.trainer import Trainer
+from src.models.adapters import AdapterSettings, trainable_state
+from tests.training.pocket_run import Run, make_run
 from tests.training.shipped_optimizers import CASES, shipped
 from tests.training.test_resume import KillAt, Losses
 from tests.training.tiny import make_images, same
-
-
-@dataclass
-class Run:
-    model: DiffusionModel
-    trainer: Trainer
 
 
 def _make(
@@ -45,9 +27,8 @@ def _make(
     ema_decay: float | None = None,
     max_steps: int = 4,
     caption: str | None = None,
-    base_precision: str | None = None,
+    base_precision: Any = None,
 ) -> Run:
-    model = load_model(str(pocket))
     settings = AdapterSettings(
         text_encoder="lora",
         token_embedding="train",
@@ -59,54 +40,22 @@ def _make(
         placeholder="sksToy",
         initializer_word="toy",
     )
-    groups = attach(model, settings, seed=0)
-    if base_precision is not None:
-        to_eight_bits(model.unet, base_precision)
     records = make_images(folder.parent / "images", 5)
     if caption is not None:
         records = [replace(record, caption=caption) for record in records]
-    dataset = EncodedDataset(
-        records,
-        hashes={record.id: record.id for record in records},
-        sizes={record.id: (64, 64) for record in records},
-        seed=0,
-        encode_images=model.encode_images,
-    )
-    logger = JsonlLogger(run_dir=folder)
-    logger.start()
-    trainer = Trainer(
-        plan=Plan(
-            num_micro_batches=num_micro_batches(dataset.ids, global_batch_size=2),
-            max_steps=max_steps,
-            log_every=1,
-        ),
-        accelerator=make_accelerator(device="cpu"),
-        model=model,
-        denoiser=model.denoiser,
-        groups=groups,
-        trainable_state=lambda: trainable_state(model),
-        load_trainable_state=lambda state: load_trainable_state(model, state),
-        optimizer=make_optimizer(groups, algorithm=algorithm, lr=lr),
-        objective=Objective(
-            prediction_type=model.prediction_type,
-            alphas_cumprod=model.alphas_cumprod,
-            min_snr_gamma=5.0,
-            seed=0,
-            tokenize=model.tokenize,
-        ),
-        batches=lambda position: step_batches(dataset, seed=0, batch_size=2, start=position),
-        validator=None,
-        checkpointer=Checkpointer(folder / "checkpoints", keep=1),
+    return make_run(
+        pocket,
+        folder,
+        settings=settings,
+        records=records,
         callbacks=callbacks,
-        logger=logger,
-        output_dir=folder,
-        seed=0,
-        must_match={"base": model.base_hash},
-        max_grad_norm=1.0,
+        max_steps=max_steps,
         resume=resume,
+        algorithm=algorithm,
+        lr=lr,
         ema_decay=ema_decay,
+        base_precision=base_precision,
     )
-    return Run(model, trainer)
 
 
 def test_trains_what_is_asked_for_and_resumes_exactly(pocket, tmp_path) -> None:
