@@ -7,7 +7,6 @@ special tokens only; the ids agree.
 import json
 from pathlib import Path
 
-from open_clip.tokenizer import SimpleTokenizer
 from transformers import CLIPTokenizer
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -22,6 +21,9 @@ def write_clip_tokenizer(folder: Path, *, pad_token: str = _END) -> None:
         folder: made if need be.
         pad_token: SDXL's second tokenizer pads with "!", all others with the end token.
     """
+    # Takes a second, for timm and more; few models need it.
+    from open_clip.tokenizer import SimpleTokenizer
+
     source = SimpleTokenizer()
     renamed = {"<start_of_text>": _START, "<end_of_text>": _END}
     tokens = {renamed.get(token, token): index for token, index in source.encoder.items()}
