@@ -188,8 +188,8 @@ class SampleImages(Callback):
             self._sample(run)
 
     def on_fit_end(self, run: RunView, result: TrainResult) -> None:
-        """Samples what came out, unless the last step did."""
-        if self._sampled_step != run.state.step:
+        """Samples what came out, unless the last step did, or whoever stopped the run waits for its end."""
+        if self._sampled_step != run.state.step and result.received_signal is None:
             self._sample(run)
 
     def _is_due(self, step: int) -> bool:

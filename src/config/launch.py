@@ -110,14 +110,14 @@ def require_as_configured(accelerate: AccelerateConfig, environment: Mapping[str
 
 def _launch(plan: Launch, job: "Job") -> None:
     """Becomes accelerate's launcher, which starts this program again in each of the processes."""
-    arguments = sys.argv[1:]
-    if job.is_named_by_the_time:
-        if plan.num_machines > 1:
-            raise UserError(
-                "Several machines would name the run by different seconds. Give it a name: run.name=my_run."
-            )
-        # Once for all of them: processes read the clock in different seconds.
-        arguments.append(f"run.name='{job.name}'")
+    if job.is_named_by_the_time and plan.num_machines > 1:
+        raise UserError(
+            "Several machines would name the run by different seconds. Give it a name: run.name=my_run."
+        )
+    # Once for all of them: processes read the clock in different seconds, and behind a ClearML agent the name
+    # is not among the arguments.
+    name = job.name.replace("\\", "\\\\").replace("'", "\\'")
+    arguments = [*sys.argv[1:], f"run.name='{name}'"]
     assert job.accelerate_file is not None
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(job.accelerate_file)]
     environment = {name: value for name, value in os.environ.items() if name != _ALLOWED}

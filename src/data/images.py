@@ -30,6 +30,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF", "GIF", "BMP")
 _log = logging.getLogger(__name__)
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _MAX_16_BITS, _MAX_12_BITS = 65535, 4095
+_TAIL = 1 << 16
 _BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 _MODE_OF_PROFILE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 
@@ -106,6 +107,20 @@ def read_header(path: Path) -> Header:
         if image.format != "TIFF" and Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8):
             width, height = height, width
         return Header(width=width, height=height, format=str(image.format))
+
+
+def may_turn_late(path: Path, image_format: str) -> bool:
+    """Whether an orientation may stand behind the pixels, as PNG allows: then `read_header` does not know it.
+
+    Args:
+        path: The file.
+        image_format: As `read_header` gives it.
+    """
+    if image_format != "PNG":
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        return b"eXIf" in file.read()
 
 
 def load_image(path: Path, *, background: Colour = (255, 255, 255)) -> Image.Image:

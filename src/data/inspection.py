@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from src.data.images import load_image, read_header
+from src.data.images import load_image, may_turn_late, read_header
 from src.data.memo import look_at, read_memo, stamped, write_memo
 from src.data.near_duplicates import FINGERPRINT_VERSION, fingerprint
 from src.errors import UserError
@@ -129,8 +129,7 @@ def _ends_well(path: Path, image_format: str) -> bool:
     if image_format in ("JPEG", "MPO"):
         return b"\xff\xd9" in tail
     if image_format == "PNG":
-        # An orientation may stand behind the pixels, where no header tells.
-        return b"IEND" in tail and b"eXIf" not in tail
+        return b"IEND" in tail and not may_turn_late(path, image_format)
     if image_format == "WEBP":
         return int.from_bytes(head[4:8], "little") + 8 <= size
     return image_format in ("HEIF", "AVIF") and _holds_its_boxes(path, size)

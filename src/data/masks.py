@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from src.data.images import IMAGE_SUFFIXES, load_alpha, load_image, read_header
+from src.data.images import IMAGE_SUFFIXES, load_alpha, load_image, may_turn_late, read_header
 from src.data.memo import look_at, read_memo, stamped, write_memo
 from src.errors import UserError
 from src.files import sha256_file
@@ -134,7 +134,11 @@ def load_mask(source: MaskSource, *, size: tuple[int, int]) -> Image.Image:
     """
     mask = _load(source.path, is_alpha=source.is_alpha)
     if mask is None or mask.size != size:
-        raise UserError(f"The mask {source.path} does not fit its image any more. Start again to see why.")
+        own = "has no alpha channel" if mask is None else f"has {mask.width}x{mask.height} pixels"
+        raise UserError(
+            f"The mask {source.path} {own}, its image {size[0]}x{size[1]}: one of them was changed since "
+            "both were looked at. Start again."
+        )
     return mask
 
 
@@ -181,13 +185,12 @@ def _remembered(fields: Mapping[str, Any]) -> MaskSeen:
 
 
 def upright_size(path: Path, *, expected: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of an image; decoded only where its header does not say what is expected.
+    """(width, height) of an image; decoded only where its header is not enough, or says something else.
 
     Raises:
         UserError: the image cannot be read.
     """
     header = read_header(path)
-    if (header.width, header.height) == expected:
+    if (header.width, header.height) == expected and not may_turn_late(path, header.format):
         return expected
-    # An orientation may stand behind the pixels, where no header tells.
     return load_image(path).size

@@ -49,7 +49,8 @@ def enqueue(
         The task's page; None on an agent, which is to carry the run out.
 
     Raises:
-        UserError: there is no server, or it has no such queue. No task was made.
+        UserError: there is no server, or it has no such queue, and no task was made; or the task that was
+            made could not be put into the queue.
     """
     if is_on_agent():
         return None
@@ -69,12 +70,18 @@ def enqueue(
             mode=mode,
             folder=Path(folder),
         )
+        page = str(task.get_output_log_web_page())
         try:
-            page = str(task.get_output_log_web_page())
             # Waits until commit, diff and packages are recorded: the agent needs them.
             task.close()
             task.mark_stopped(force=True)
             Task.enqueue(task, queue_name=queue)
+        except Exception as error:
+            # Of the SDK's own kinds, or the connection's.
+            raise UserError(
+                f"queue={queue}: the task {page} was made and could not be put into the queue "
+                f"({type(error).__name__}: {error}). Enqueue it there, or delete it and start again."
+            ) from error
         finally:
             leave_behind()
     return page

@@ -89,6 +89,11 @@ def _beside(path: Path) -> tuple[Path, Path, Path]:
     if any(".hada_" in name or ".lokr_" in name for name in header.shapes):
         lora = nothing
         peft = path.parent.parent if path.name == PEFT_WEIGHTS else path.with_name(PEFT_FOLDER)
+        if not peft.is_dir() and not any(key.startswith(OUR_PREFIX) for key in header.metadata):
+            raise UserError(
+                f"{path} is a LoHa or LoKr of another program. Only Darkroom's own are read here, from the "
+                f"folder {PEFT_FOLDER}/ that it writes: use the program that the file is for."
+            )
         if not peft.is_dir():
             raise UserError(
                 f"{path} is a LoHa or LoKr, which is read from the folder {PEFT_FOLDER}/ of its adapter. "

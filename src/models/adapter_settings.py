@@ -13,6 +13,7 @@ from src.models.adapter_targets import TEXT_TARGETS, UNET_TARGETS, LayerSizes
 
 Mode = Literal["lora", "full", "frozen"]
 Method = Literal["lora", "dora", "loha", "lokr"]
+ADAPTER_NAME = "default"
 # peft's value for two factors that are as near as can be.
 _SQUARE = -1
 
@@ -32,7 +33,8 @@ class AdapterSettings:
         alpha: their product is scaled by alpha / rank,
         rslora: or by alpha / sqrt(rank) (arXiv 2312.03732); of lora and dora.
         rank_pattern: ranks of single layers, by what their names match (see `layer_sizes`).
-        alpha_pattern: alphas of single layers. Where only the rank differs, alpha is in proportion.
+        alpha_pattern: alphas of single layers. Where only the rank differs, alpha is in proportion, and with
+            rsLoRA, which scales by the rank itself, the same.
         dropout: on the adapter's input, while training; of lora and dora.
         rank_dropout: share of the output rows of the adapter's matrix that are left out in a step; of loha
             and lokr.
@@ -62,6 +64,15 @@ class AdapterSettings:
     placeholder: str | None = None
     initializer_word: str | None = None
     num_token_vectors: int = 1
+
+    @property
+    def modes(self) -> dict[str, Mode]:
+        """How each component is trained."""
+        return {
+            "unet": self.unet,
+            "text_encoder": self.text_encoder,
+            "text_encoder_2": self.text_encoder_2,
+        }
 
     def __post_init__(self) -> None:
         """Raises UserError for values that cannot be trained with."""

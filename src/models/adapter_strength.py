@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from src.models.adapters import ADAPTER_NAME, adapter_layers
 from src.models.base import DiffusionModel
+from src.models.dora import is_dora
 from src.models.eight_bit import is_eight_bit
 
 _BLEND = "_blend_with_base"
@@ -44,11 +44,6 @@ def merge_adapter(model: DiffusionModel) -> None:
     # diffusers' own way of taking layers out; it looks at no method.
     model.pipeline().unload_lora_weights()
     assert not adapter_layers(model.denoiser)
-
-
-def is_dora(layer: Any) -> bool:
-    """Whether a layer's adapter is a DoRA."""
-    return isinstance(layer, LoraLayer) and ADAPTER_NAME in layer.lora_magnitude_vector
 
 
 class _Blend:

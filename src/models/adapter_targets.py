@@ -38,13 +38,18 @@ def resolve_targets(name: str, component: nn.Module, entries: Sequence[str]) -> 
     """
     names = _layers(component)
     sets = UNET_SETS if name == "unet" else TEXT_SETS
+    # peft takes an ending for whatever it fits, and fails on blocks: "0" is to_out.0 and down_blocks.0.
+    own = set(names)
+    others = (path for path, _ in component.named_modules() if path and path not in own)
+    endings_of_others = {ending for path in others for ending in _all_endings(path)}
     wanted: dict[str, None] = {}
     for entry in entries:
         for target in sets.get(entry, (entry,)):
             matched = [path for path in names if _matches(path, target)]
             if not matched:
                 raise _matches_nothing(name, target, names, sets)
-            wanted |= dict.fromkeys(matched if _is_pattern(target) else (target,))
+            is_plain = not _is_pattern(target) and target not in endings_of_others
+            wanted |= dict.fromkeys((target,) if is_plain else matched)
     return list(wanted)
 
 
@@ -64,16 +69,19 @@ def layer_sizes(
     alpha: float,
     rank_pattern: Mapping[str, int],
     alpha_pattern: Mapping[str, float],
+    keeps_alpha: bool = False,
 ) -> dict[str, dict[str, LayerSizes]]:
     """Layers whose adapter has another rank or alpha than most, by component and name.
 
     Args:
         layers: names of the layers that get an adapter, by component.
         rank: of most layers.
-        alpha: of most layers; where only the rank differs, in proportion, so that alpha / rank is the same.
+        alpha: of most layers.
         rank_pattern: endings of names or patterns over whole names (as in `resolve_targets`), and the rank of
             the layers that match. Of several that match, the last one counts.
         alpha_pattern: the same for alpha.
+        keeps_alpha: whether layers with a rank of their own have the alpha of the others; else it is in
+            proportion, so that alpha / rank is the same.
 
     Raises:
         UserError: an entry that matches no layer.
@@ -87,7 +95,8 @@ def layer_sizes(
         sizes[name] = {}
         for path in paths:
             own_rank = _last(path, rank_pattern, rank)
-            own = LayerSizes(rank=own_rank, alpha=_last(path, alpha_pattern, alpha * own_rank / rank))
+            usual = alpha if keeps_alpha else alpha * own_rank / rank
+            own = LayerSizes(rank=own_rank, alpha=_last(path, alpha_pattern, usual))
             if own != LayerSizes(rank=rank, alpha=alpha):
                 sizes[name][path] = own
     return sizes
@@ -113,6 +122,11 @@ def _layers(component: nn.Module) -> list[str]:
 def _last(path: str, pattern: Mapping[str, Any], default: Any) -> Any:
     matched = [value for entry, value in pattern.items() if _matches(path, entry)]
     return matched[-1] if matched else default
+
+
+def _all_endings(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _matches(path: str, target: str) -> bool:

@@ -6,28 +6,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Float
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.adapter_settings import AdapterSettings, Mode, peft_config
-from src.models.adapter_targets import (
-    TEXT_TARGETS,
-    UNET_TARGETS,
-    LayerSizes,
-    layer_sizes,
-    matched_layers,
-    resolve_targets,
-)
+from src.models.adapter_checks import check_layers
+from src.models.adapter_settings import ADAPTER_NAME, AdapterSettings, Mode, peft_config
+from src.models.adapter_targets import TEXT_TARGETS, UNET_TARGETS
 from src.models.base import DiffusionModel, is_adapter_weight, is_own_weight
+from src.models.dora import start_lengths
 from src.models.token_embedding import add_placeholder
 from src.randomness import forked_rng
 
-__all__ = ["TEXT_TARGETS", "UNET_TARGETS", "AdapterSettings"]
-
-ADAPTER_NAME = "default"
+__all__ = ["ADAPTER_NAME", "TEXT_TARGETS", "UNET_TARGETS", "AdapterSettings"]
 
 
 @final
@@ -58,10 +49,10 @@ def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> li
         seed: of the adapter's random start.
 
     Raises:
-        UserError: a component the model lacks, target modules that match nothing, or nothing to train.
+        UserError: see `check_layers`, or nothing to train.
     """
     targets, sizes = check_layers(model, settings)
-    modes = _modes(settings)
+    modes = settings.modes
     components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
     if settings.token_embedding == "train":
         assert settings.placeholder is not None
@@ -77,7 +68,7 @@ def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> li
             config = peft_config(settings, targets[name], sizes[name])
             with forked_rng(seed, "adapter", name):
                 component.add_adapter(config, adapter_name=ADAPTER_NAME)
-            _check_dora(name, component, settings)
+            start_lengths(component)
     groups = _collect(model, modes)
     if not groups:
         raise UserError("Everything is frozen, nothing to train. Set adapter.unet=lora (the default).")
@@ -90,49 +81,6 @@ def attach(model: DiffusionModel, settings: AdapterSettings, *, seed: int) -> li
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
     return groups
-
-
-def check_layers(
-    model: DiffusionModel, settings: AdapterSettings
-) -> tuple[dict[str, list[str]], dict[str, dict[str, LayerSizes]]]:
-    """Which layers get an adapter, and which of them another rank or alpha than most; changes nothing.
-
-    Args:
-        model: as loaded.
-        settings: what to train.
-
-    Returns:
-        By component: targets as `resolve_targets` gives them, and sizes as `layer_sizes` does.
-
-    Raises:
-        UserError: a component the model lacks, or names that match nothing.
-    """
-    components: dict[str, Any] = {"unet": model.unet, **model.text_encoders}
-    targets: dict[str, list[str]] = {}
-    for name, mode in _modes(settings).items():
-        if mode != "frozen" and name not in components:
-            raise UserError(
-                f"adapter.{name}={mode}, but {model.architecture} has no {name}. Set adapter.{name}=frozen."
-            )
-        if mode == "lora":
-            entries = settings.target_modules if name == "unet" else settings.text_target_modules
-            targets[name] = resolve_targets(name, components[name], entries)
-    sizes = layer_sizes(
-        {name: matched_layers(components[name], found) for name, found in targets.items()},
-        rank=settings.rank,
-        alpha=settings.alpha,
-        rank_pattern=settings.rank_pattern,
-        alpha_pattern=settings.alpha_pattern,
-    )
-    return targets, sizes
-
-
-def _modes(settings: AdapterSettings) -> dict[str, Mode]:
-    return {
-        "unet": settings.unet,
-        "text_encoder": settings.text_encoder,
-        "text_encoder_2": settings.text_encoder_2,
-    }
 
 
 def _collect(model: DiffusionModel, modes: Mapping[str, Mode]) -> list[TrainableGroup]:
@@ -154,39 +102,6 @@ def _collect(model: DiffusionModel, modes: Mapping[str, Mode]) -> list[Trainable
         groups.setdefault(key, TrainableGroup(name=key, parameters=[], kind=kind))
         groups[key].parameters.append((name, parameter))
     return list(groups.values())
-
-
-@torch.no_grad()
-def _check_dora(name: str, component: nn.Module, settings: AdapterSettings) -> None:
-    """Gives DoRA its magnitudes in fp32, whatever the base's precision, and refuses what it cannot train."""
-    for path, module in component.named_modules():
-        if not isinstance(module, LoraLayer) or ADAPTER_NAME not in module.lora_magnitude_vector:
-            continue
-        layer: Any = module
-        base = layer.get_base_layer()
-        if settings.dropout > 0 and isinstance(base, nn.Conv2d):
-            # peft then computes the convolution anew, and fails where the base is in half precision.
-            raise UserError(
-                f"adapter.method=dora with adapter.dropout={settings.dropout} cannot train convolutions, "
-                f"such as {name}.{path}. Set adapter.dropout=0, or take them out of adapter.target_modules."
-            )
-        weight: Tensor = base.weight
-        norms = row_norms(weight)
-        if not norms.all():
-            raise UserError(
-                f"adapter.method=dora cannot train {name}.{path}: a row of its weights is zero and has no "
-                "direction. Take it out of adapter.target_modules, or use adapter.method=lora."
-            )
-        magnitude: nn.Parameter = layer.lora_magnitude_vector[ADAPTER_NAME].weight
-        magnitude.data = norms.reshape(magnitude.shape)
-
-
-def row_norms(weight: Tensor) -> Float[Tensor, " out"]:
-    """The length of each output row of a layer's weight, in fp32."""
-    # As DoRA's forward pass computes it, to the last bit, so that a new one changes nothing.
-    if weight.dim() == 2:
-        return torch.linalg.norm(weight.float(), dim=1)
-    return weight.float().norm(p=2, dim=(1, 2, 3))
 
 
 def trainable_state(model: DiffusionModel) -> dict[str, Tensor]:

@@ -1,9 +1,8 @@
 """Saves what was trained in diffusers' own form, so that whatever reads diffusers adapters loads it."""
 
 import logging
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from src.errors import UserError
-from src.files import fsync_folder, read_json, require_free_space, write_json_atomic
 from src.models.adapter_files import (
     EMBEDDING_FILE,
     KOHYA_FILE,
@@ -29,14 +26,14 @@ from src.models.adapter_files import (
     read_adapter_header,
 )
 from src.models.adapter_settings import method_of, only, peft_pattern, plain_alpha
-from src.models.adapter_strength import is_dora, merge_adapter, set_adapter_scale
-from src.models.adapters import ADAPTER_NAME, adapter_layers, row_norms
+from src.models.adapter_strength import merge_adapter, set_adapter_scale
+from src.models.adapters import ADAPTER_NAME, adapter_layers
 from src.models.apply import load_adapter
 from src.models.base import DiffusionModel, is_own_weight
-from src.models.eight_bit import is_eight_bit
+from src.models.dora import has_new_lengths, is_dora
 from src.models.export_kohya import kohya_metadata, kohya_tensors
+from src.models.export_pipeline import save_pipeline
 from src.models.peft_folder import has_learned, save_peft
-from src.models.schedulers import saved_config
 from src.models.token_embedding import token_embeddings
 from src.models.write_tensors import write_tensors
 
@@ -73,7 +70,7 @@ def save_adapter(model: DiffusionModel, folder: Path, *, metadata: Mapping[str, 
     if token_embeddings(model):
         written.append(_save_embedding(model, folder / EMBEDDING_FILE, header))
     if full:
-        written.append(_save_model(model, folder / MODEL_FOLDER, header, full))
+        written.append(save_pipeline(model, folder / MODEL_FOLDER, header, full))
     assert written, "save_adapter needs a model with something attached"
     return written
 
@@ -121,15 +118,10 @@ def _has_learned(component: Any) -> bool:
     if method_of(component.peft_config[ADAPTER_NAME]) in ("loha", "lokr"):
         return has_learned(component)
     layers: list[Any] = list(adapter_layers(component))
-    return any(bool(layer.lora_B[ADAPTER_NAME].weight.any()) or _has_new_lengths(layer) for layer in layers)
-
-
-def _has_new_lengths(layer: Any) -> bool:
-    if not is_dora(layer):
-        return False
-    magnitude = layer.lora_magnitude_vector[ADAPTER_NAME].weight.flatten()
-    # Weight decay alone moves a magnitude by less, and the base may have been rounded since.
-    return not torch.allclose(magnitude, row_norms(layer.get_base_layer().weight), rtol=1e-3)
+    return any(
+        bool(layer.lora_B[ADAPTER_NAME].weight.any()) or (is_dora(layer) and has_new_lengths(layer))
+        for layer in layers
+    )
 
 
 def _save_layers(
@@ -209,84 +201,3 @@ def _save_embedding(model: DiffusionModel, path: Path, header: Mapping[str, str]
     keys = (model.placeholder,) if len(rows) == 1 else _EMBEDDING_KEYS
     write_tensors(path, dict(zip(keys, rows, strict=True)), header)
     return path
-
-
-def _save_model(model: DiffusionModel, folder: Path, header: Mapping[str, str], full: Sequence[str]) -> Path:
-    """A plain diffusers folder with the fully trained weights; LoRA and the new token stay beside it."""
-    modules: dict[str, Any] = {"unet": model.unet, "vae": model.vae, **model.text_encoders}
-    states = {
-        name: base_state(module) if name in full else _frozen_state(model, name, module)
-        for name, module in modules.items()
-    }
-    num_bytes = sum(tensor.nbytes for state in states.values() for tensor in state.values())
-    require_free_space(folder.parent, num_bytes, "the fully trained model")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        new.chmod(0o755)
-        for name, module in modules.items():
-            _save_component(module, states[name], new / name, header)
-        for index, tokenizer in enumerate(model.base_tokenizers):
-            tokenizer.save_pretrained(new / ("tokenizer" if index == 0 else f"tokenizer_{index + 1}"))
-        write_json_atomic(new / "scheduler" / "scheduler_config.json", saved_config(model.scheduler_config))
-        write_json_atomic(new / "model_index.json", _model_index(model))
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        fsync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    return folder
-
-
-def base_state(module: nn.Module) -> dict[str, Tensor]:
-    """A component's own weights under their ordinary names, without any adapter's or new token's."""
-    assert not is_eight_bit(module), "rounded weights are not saved as a component's own"
-    plain = {}
-    for name, tensor in module.state_dict().items():
-        if is_own_weight(name):
-            plain[name.replace(".base_layer.", ".").replace("token_embedding.table.", "token_embedding.")] = (
-                tensor.cpu().contiguous()
-            )
-    return plain
-
-
-def _frozen_state(model: DiffusionModel, name: str, module: Any) -> dict[str, Tensor]:
-    """A frozen component in fp32, as its files have it: in memory it may be in the precision of training."""
-    held = base_state(module)
-    is_rounded = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in held.values())
-    states = [load_file(file) for file in model.stored_weights(name)] if is_rounded else []
-    return {
-        key: tensor.float() if tensor.is_floating_point() else tensor
-        for state in states or [held]
-        for key, tensor in state.items()
-    }
-
-
-def _save_component(module: Any, state: dict[str, Tensor], folder: Path, header: Mapping[str, str]) -> None:
-    folder.mkdir()
-    is_encoder = isinstance(module, PreTrainedModel)
-    weights = folder / ("model.safetensors" if is_encoder else "diffusion_pytorch_model.safetensors")
-    save_file(state, weights, metadata=dict(header))
-    weights.chmod(0o644)
-    if is_encoder:
-        module.config.save_pretrained(folder)
-        # diffusers loads in fp32 when not told otherwise, transformers in what this entry says.
-        config = {**read_json(folder / "config.json"), "dtype": "float32"}
-        config["architectures"] = [type(module).__name__]
-        write_json_atomic(folder / "config.json", config)
-    else:
-        module.save_config(folder)
-
-
-def _model_index(model: DiffusionModel) -> dict[str, Any]:
-    pipeline = model.pipeline()
-    index: dict[str, Any] = dict(pipeline.config)
-    index.pop("_name_or_path", None)
-    index = {key: list(value) if isinstance(value, tuple) else value for key, value in index.items()}
-    index["scheduler"] = ["diffusers", saved_config(model.scheduler_config)["_class_name"]]
-    return {"_class_name": type(pipeline).__name__, **index}

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from src.models.adapter_files import OUR_PREFIX
 from src.models.adapter_settings import method_of, plain_alpha
-from src.models.adapter_strength import is_dora
-from src.models.adapters import ADAPTER_NAME, row_norms
+from src.models.adapters import ADAPTER_NAME
 from src.models.base import DiffusionModel
+from src.models.dora import is_dora, row_norms
 from src.models.kohya_names import kohya_name
 
 # As kohya's scripts write them; tools tell by these which base model and which loader a file is for.

@@ -8,12 +8,8 @@ from accelerate import Accelerator
 
 from src.config.adapter_schema import AdapterConfig
 from src.config.schema import ModelConfig, TrainConfig
-from src.models.adapters import (
-    AdapterSettings,
-    TrainableGroup,
-    attach,
-    check_layers,
-)
+from src.models.adapter_checks import check_layers
+from src.models.adapters import AdapterSettings, TrainableGroup, attach
 from src.models.base import DiffusionModel
 from src.models.eight_bit import to_eight_bits
 from src.models.load import load_model

@@ -116,7 +116,10 @@ def remedies(config: TrainConfig, *, size: tuple[int, int]) -> list[str]:
     """The same for a message: each change by itself, as overrides."""
     before, found = MemorySettings.of(config, size=size), []
     for settings in smaller(config, before):
-        found.append(" ".join(before.overrides_of(settings)))
+        change = " ".join(before.overrides_of(settings))
+        if settings.has_8bit_optimizer != before.has_8bit_optimizer:
+            change += " (in a new run: its state is of another kind)"
+        found.append(change)
         before = settings
     if config.trainer.memory_preflight or config.accelerate.is_sharded:
         return found

@@ -19,7 +19,7 @@ from src.lineage import collect_lineage, dataset_hash
 from src.loggers.multi import MultiLogger
 from src.redact import redact
 from src.run.build_data import PreparedData, rules_of
-from src.training.must_match import UNKNOWN
+from src.training.must_match import SPLIT, UNKNOWN
 
 if TYPE_CHECKING:
     from src.models.base import DiffusionModel
@@ -64,7 +64,7 @@ def lineage_of(
         prompt_chunks=model.num_chunks if model.max_chunks > 1 else None,
         buckets=bucket_counts(data.report.training_sizes) if config.dataset.buckets.enabled else {},
     )
-    return {**lineage, "masks_hash": masks_hash(data), "skipped": skipped(data)}
+    return {**lineage, **_hashes_of_parts(data), "skipped": skipped(data)}
 
 
 def hashes_of(data: PreparedData) -> dict[str, Any]:
@@ -72,10 +72,20 @@ def hashes_of(data: PreparedData) -> dict[str, Any]:
     class_images = data.class_images
     return {
         "dataset_hash": dataset_hash(data.report.hashes, captions_of(data.result.records)),
-        "masks_hash": masks_hash(data),
+        **_hashes_of_parts(data),
         "class_images_hash": None
         if class_images is None
         else dataset_hash(class_images.hashes, captions_of(class_images.records)),
+    }
+
+
+def _hashes_of_parts(data: PreparedData) -> dict[str, str | None]:
+    held_out = {record.id: data.report.hashes[record.id] for record in data.split.validation}
+    # By content: an image that is renamed is the same.
+    contents = sorted(set(held_out.values()))
+    return {
+        "masks_hash": masks_hash(data),
+        SPLIT: dataset_hash(dict(zip(contents, contents, strict=True)), dict.fromkeys(contents, "held out")),
     }
 
 
@@ -146,6 +156,7 @@ def must_match(
         "trainer.max_validation_images": trainer.max_validation_images,
         "base_model_hash": lineage.get("base_model_hash", UNKNOWN),
         "dataset_hash": lineage.get("dataset_hash", UNKNOWN),
+        SPLIT: lineage.get(SPLIT, UNKNOWN),
         "dataset.split_seed": dataset.split_seed,
         "dataset.validation_fraction": dataset.validation_fraction,
         "dataset.resolution": UNKNOWN if size is None else "x".join(map(str, size)),
@@ -181,8 +192,9 @@ def _chosen(
         chosen["trainer.unmasked_weight"] = trainer.unmasked_weight
         chosen["masks_hash"] = lineage.get("masks_hash", UNKNOWN)
     for name, value in _ADAPTER_OFF.items():
-        if getattr(config.adapter, name) != value:
-            chosen[f"adapter.{name}"] = getattr(config.adapter, name)
+        if (own := getattr(config.adapter, name)) != value:
+            # Of a mapping of layers the last match counts: its order is part of it.
+            chosen[f"adapter.{name}"] = json.dumps(list(own.items())) if isinstance(own, dict) else own
     if dataset.buckets.enabled:
         chosen["dataset.buckets"] = UNKNOWN if size is None else str(rules_of(dataset, size=size))
     if dataset.cache and dataset.cache_precision != "fp32":

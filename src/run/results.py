@@ -1,5 +1,6 @@
 """What a training run comes to: the adapter, its figures, the last lines."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from src.models.base import DiffusionModel
 from src.models.export import save_adapter
 from src.run.adapter_card import write_adapter_card
 from src.run.records import where_lines
-from src.training.checkpoint import judged_weights
+from src.training.checkpoint import find_damage, judged_weights
 from src.training.state import TrainResult
+
+_log = logging.getLogger(__name__)
 
 
 def export_best(
@@ -29,11 +32,16 @@ def export_best(
     logger: MultiLogger,
 ) -> None:
     """Hands over the best adapter: the run's `adapter/` folder."""
-    chosen = result.best_checkpoint or result.checkpoint
+    chosen, best = result.best_checkpoint or result.checkpoint, result.best
     if chosen is None:
         return
+    # It may have been written days ago, and only the newest is looked at when a run goes on.
+    if (damage := find_damage(chosen)) is not None and chosen != result.checkpoint:
+        assert result.checkpoint is not None
+        _log.error("The best checkpoint is damaged (%s). The adapter is that of the last step.", damage)
+        chosen, best = result.checkpoint, None
     load_trainable_state(model, load_file(judged_weights(chosen)))
-    best, folder = result.best, job.run_dir / "adapter"
+    folder = job.run_dir / "adapter"
     metadata = {**metadata, "darkroom.step": str(result.step if best is None else best.step)}
     save_adapter(model, folder, metadata=metadata)
     write_adapter_card(

@@ -82,10 +82,12 @@ class MemoryMeter:
         # The profiler's library prints about its own start, unless told otherwise before that.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
-            yield
-        peak, self._held = _peak_of(profiler, self._held)
-        self.peaks[name] = peak
+        profiler = torch.profiler.profile(activities=activities, profile_memory=True)
+        try:
+            with profiler:
+                yield
+        finally:
+            self.peaks[name], self._held = _peak_of(profiler, self._held)
 
 
 def _peak_of(profiler: torch.profiler.profile, held: int) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from src.files import read_json
 Scalar = str | int | float | bool | None
 # Stands for a value that cannot be said before more is read, and agrees with all.
 UNKNOWN = "not known yet"
+# The images that are held out, by content.
+SPLIT = "split_hash"
 _UNSET = "unset"
 
 # What decides which tensors are trained and what they mean. With other values the weights of a checkpoint are
@@ -20,7 +22,7 @@ _FIXED = (
     *("trainer.prediction_type", "trainer.zero_terminal_snr"),
     *("dataset.split_seed", "dataset.validation_fraction"),
 )
-_FREE = ("adapter.dropout",)
+_FREE = ("adapter.dropout", "adapter.rank_dropout")
 # Settings of optimisers that decide which tensors they keep, and of what shape.
 _SHAPING = ("amsgrad", "beta1", "min_8bit_size", "momentum", "slice_p")
 # How the loss on held-out images is measured: with other values the best so far is of another ruler.
@@ -31,8 +33,11 @@ _MEASURE = (
     "trainer.ema_decay",
     "trainer.base_precision",
 )
-# The loss on held-out images knows nothing of masks.
-_NO_MEASURE = ("trainer.", "adapter.", "optimizer", "global batch size", "dataset.masks", "masks_hash")
+# The loss on held-out images knows nothing of masks and class images, and takes them as they are.
+_NO_MEASURE = (
+    *("trainer.", "adapter.", "optimizer", "global batch size", "dataset.masks", "masks_hash"),
+    *("dataset.class_images.", "class_images_hash", "dataset.flip", "dataset.num_variants"),
+)
 
 
 def require_continuable(path: Path, must_match: Mapping[str, Scalar], *, allow_changes: bool = False) -> None:
@@ -65,9 +70,12 @@ def require_agreement(
     different = {
         key: (before.get(key, _UNSET), now.get(key, _UNSET))
         for key in sorted(before.keys() | now.keys())
-        if now.get(key) != UNKNOWN and before.get(key, _UNSET) != now.get(key, _UNSET)
+        if now.get(key) != UNKNOWN and not _is_same(key, before.get(key, _UNSET), now.get(key, _UNSET))
     }
     fixed = {key: values for key, values in different.items() if _is_fixed(key, *values)}
+    if SPLIT in different and "dataset_hash" not in different:
+        # Some that were trained are held out now, and nothing of the data is new.
+        fixed[SPLIT] = different[SPLIT]
     refused = fixed if allow_changes else different
     if not refused:
         return different
@@ -80,6 +88,15 @@ def require_agreement(
     if not fixed:
         remedy += " trainer.resume_changed=allow goes on with the new values."
     raise UserError(f"{path} cannot be continued, {cause}. {remedy}")
+
+
+def _is_same(key: str, then: Scalar, now: Scalar) -> bool:
+    if key == "optimizer.algorithm":
+        # A name and its settings, in whatever order.
+        (name, _, settings), (other, _, others) = str(then).partition(" "), str(now).partition(" ")
+        return name == other and json.loads(settings or "{}") == json.loads(others or "{}")
+    # The checkpoints of before it was kept say nothing of it.
+    return then == now or (key == SPLIT and then == _UNSET)
 
 
 def is_another_ruler(key: str) -> bool:

@@ -99,7 +99,7 @@ class Saver:
                 has_average=not isinstance(self._snapshot.evaluation, TrainingWeights),
             )
         )
-        path = resolve(resume, folder=self._checkpointer.folder)
+        path = self._agreed_checkpoint(resume)
         if path is None:
             return TrainState()
         state = self._snapshot.restore(load_checkpoint(path))
@@ -113,6 +113,25 @@ class Saver:
         _log.info("Resuming from %s.", path)
         self._saved_at = time.monotonic()
         return state
+
+    def _agreed_checkpoint(self, resume: str) -> Path | None:
+        """The checkpoint to start from: on all ranks the same, or an error on all."""
+        path, failure = None, None
+        try:
+            path = resolve(resume, folder=self._checkpointer.folder)
+        except UserError as error:
+            failure = error
+        self._agreement.raise_for_all(failure)
+        mine = "no checkpoint" if path is None else path.name
+        theirs = self._agreement.from_main(mine)
+        if theirs != mine:
+            failure = UserError(
+                f"Rank {self._agreement.rank} finds {mine} in {self._checkpointer.folder}, the main process "
+                f"{theirs}. All machines must see the same disk: compare paths.output_dir. Where they do, it "
+                "may lag behind: start again."
+            )
+        self._agreement.raise_for_all(failure)
+        return path
 
     def is_time(self) -> bool:
         """Whether the minutes since the last checkpoint are over. Every rank calls it, at the same place."""
@@ -157,7 +176,9 @@ class Saver:
             if self._snapshot.is_sharded and not is_gathered:
                 _log.error("One process cannot save sharded weights: the last checkpoint stays the newest.")
                 return
-            if all_finite(self._weights()):
+            if not all_finite(self._weights()):
+                _log.error("The weights are not finite any more: the last checkpoint stays the newest.")
+            else:
                 self._write(state, num_reserved=1)
                 _log.error(
                     "Training failed; step %d is saved in %s. Continue with this run's run.name and "

@@ -21,6 +21,7 @@ from src.training.accelerator import Agreement
 from src.training.accumulation import step_groups
 from src.training.checkpoint import Checkpointer
 from src.training.evaluation_weights import make_evaluation_weights
+from src.training.failure_watch import FailureWatch
 from src.training.must_match import Scalar
 from src.training.objective import Objective
 from src.training.observers import Observers, describe
@@ -153,6 +154,9 @@ class Trainer:
             num_micro_batches=plan.num_micro_batches,
         )
         self._signals = StopSignals()
+        self._failure_watch = FailureWatch(
+            rank=accelerator.process_index, num_ranks=accelerator.num_processes
+        )
         self._saver = Saver(
             checkpointer,
             self._snapshot,
@@ -222,7 +226,7 @@ class Trainer:
         Raises:
             UserError: it cannot start or go on. What was trained until then is saved.
         """
-        with self._signals:
+        with self._signals, self._failure_watch:
             try:
                 self._begin()
                 reason = self._loop()
@@ -230,6 +234,7 @@ class Trainer:
             except BaseException as error:
                 # Also an exit or an interrupt that some library raises: what was trained is not its to lose.
                 self._rescue(error)
+                self._failure_watch.tell(error)
                 raise
 
     def _begin(self) -> None:
@@ -368,7 +373,9 @@ class Trainer:
             if last_good is not None:
                 self._state = last_good
                 self._means.reset()
-            if self._state.step > self._start_step and not self._optimizer_step.is_updating:
+            if self._optimizer_step.is_updating:
+                _log.error("It failed while weights were changed: the last checkpoint stays the newest.")
+            elif self._state.step > self._start_step:
                 self._saver.rescue(self._state)
         except Exception as second:
             # The first error is the one to report; this one only says why there is no newer checkpoint.

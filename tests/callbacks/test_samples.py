@@ -1,6 +1,7 @@
 """Sample images while training: beside the base model's, scored, and without a trace in what is trained."""
 
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +177,15 @@ def test_the_last_step_is_not_sampled_twice(make, view):
     before = (view.output_dir / "images" / "step_00000002.png").stat().st_mtime_ns
     callback.on_fit_end(_at(view, 2), _result(_at(view, 2)))
     assert (view.output_dir / "images" / "step_00000002.png").stat().st_mtime_ns == before
+
+
+def test_nobody_waits_for_images_after_a_signal(make, view):
+    callback = make()
+    callback.on_fit_start(view)
+    callback.on_fit_end(_at(view, 3), replace(_result(_at(view, 3)), received_signal=signal.SIGTERM))
+    assert not (view.output_dir / "images" / "step_00000003.png").exists()
+    callback.on_fit_end(_at(view, 3), _result(_at(view, 3)))
+    assert (view.output_dir / "images" / "step_00000003.png").exists()
 
 
 def test_judges_work_where_the_model_is_and_wait_on_the_cpu(make, view, dino, monkeypatch):

@@ -108,3 +108,12 @@ class TinyEncoders:
         )
         hidden = self.words[ids % 256]
         return hidden, hidden.mean(dim=1)
+
+
+def save_turning_late(image: Image.Image, path: Path) -> None:
+    """Saves a PNG that is turned by a quarter, and says so behind its pixels only."""
+    image.save(path, exif=orientation_exif(6))
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])

@@ -103,3 +103,9 @@ def test_what_is_missing_is_named(tmp_path):
         read_bdd100k(path=tmp_path, split="val")
     place(tmp_path)
     assert "lists no images" in str(read_bdd100k(path=tmp_path).problems[0])
+
+
+def test_a_folder_in_the_place_of_the_labels(tmp_path):
+    place(tmp_path, frame("a.jpg"))
+    with pytest.raises(UserError, match=r"none of .*labels is a file\. Unpack it there, or set labels_file"):
+        read_bdd100k(path=tmp_path, labels_file="labels")

@@ -17,7 +17,14 @@ from src.data.readers.subject import read_subject
 from src.data.records import ReadResult, Record
 from src.errors import UserError
 from src.files import sha256_file
-from tests.data.pictures import TinyEncoders, noise_image, orientation_exif, photo_folder, quarters
+from tests.data.pictures import (
+    TinyEncoders,
+    noise_image,
+    orientation_exif,
+    photo_folder,
+    quarters,
+    save_turning_late,
+)
 
 SIZE = (48, 40)
 
@@ -190,10 +197,20 @@ def test_what_was_seen_of_masks_is_remembered_until_they_change(tmp_path):
     assert _find(records, folder, memo_file=memo) == again
 
 
+def test_a_turn_that_stands_behind_the_pixels(tmp_path):
+    save_turning_late(noise_image(0, (48, 40)), tmp_path / "a.png")
+    (tmp_path / "masks").mkdir()
+    for size, is_right in (((48, 40), False), ((40, 48), True)):
+        _left_half(size).save(tmp_path / "masks" / "a.png")
+        found = _find([Record(path=tmp_path / "a.png", caption="a", id="a.png")], tmp_path)
+        assert (set(found.sources) == {"a.png"}) == is_right
+        assert is_right or "is 40x48 pixels upright, its mask a.png 48x40" in found.problems[0].message
+
+
 def test_a_mask_that_changes_after_the_preflight(tmp_path):
     source = MaskSource(path=tmp_path / "m.png", is_alpha=False, content="a")
     _left_half((10, 10)).save(source.path)
-    with pytest.raises(UserError, match="does not fit its image any more"):
+    with pytest.raises(UserError, match="changed since both were looked at"):
         load_mask(source, size=(20, 20))
 
 

@@ -11,7 +11,7 @@ from src.data.readers.subject import read_subject
 from src.data.records import ReadResult, Record
 from src.errors import DatasetProblems
 from src.files import sha256_file
-from tests.data.pictures import noise_image, orientation_exif, photo_folder, truncate
+from tests.data.pictures import noise_image, photo_folder, save_turning_late, truncate
 
 
 def report(folder, **keywords):
@@ -109,11 +109,7 @@ def test_large_sets_still_find_truncated_files(tmp_path, suffix, monkeypatch):
 def test_a_turn_that_stands_behind_the_pixels_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(inspection, "FULL_DECODE_LIMIT", 0)
     path = tmp_path / "turned.png"
-    noise_image(0, (64, 32)).save(path, exif=orientation_exif(6))
-    data = path.read_bytes()
-    start = data.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-    path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    save_turning_late(noise_image(0, (64, 32)), path)
     header = read_header(path)
     assert (header.width, header.height) == (64, 32), "only decoding tells"
     seen = inspect_files([path])[path]

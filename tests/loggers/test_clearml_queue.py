@@ -88,6 +88,27 @@ def test_an_agent_trains_with_the_edited_overrides(server: ClearmlServer, tmp_pa
     assert general["trainer.max_steps"] == "2"
 
 
+@pytest.mark.slow
+def test_an_agent_starts_the_processes_of_a_named_run(server: ClearmlServer, tmp_path: Path) -> None:
+    """Neither the name nor the number of processes is among the arguments that the launcher passes on."""
+    few = (
+        "trainer.max_steps=2",
+        "trainer.batch_size=2",
+        "callbacks=none",
+        "metrics=none",
+        "logger=[clearml]",
+    )
+    given = (*few, "accelerate=multi_cpu", "run.name=mine", f"paths.cache_dir={tmp_path}/cache")
+    queued = train(tmp_path, "queue=gpu", *given, **server.environment)
+    assert queued.returncode == 0, queued.stderr
+    done = train(tmp_path, **on_agent(server))
+    assert done.returncode == 0, done.stderr
+    lineage = json.loads((tmp_path / "outputs/train/mine/result.json").read_text())
+    assert lineage["steps"] == 2
+    assert len(server.tasks) == 1
+    assert "2 processes" in (tmp_path / "outputs/train/mine/train.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "online", "message"),
     [

@@ -1,6 +1,7 @@
 """Every method trains what it should and nothing else, goes on exactly, and shows the base when it is off."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,3 +149,13 @@ def test_what_dora_cannot_train_is_refused(pocket_sd15):
     model.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q").weight.data[3] = 0
     with pytest.raises(UserError, match="a row of its weights is zero"):
         attach(model, AdapterSettings(method="dora"), seed=0)
+
+
+def test_a_loha_that_may_leave_out_all_rows_is_refused(pocket_sd15):
+    few = AdapterSettings(method="loha", rank_dropout=0.2, target_modules=("conv_out", "to_q"))
+    with pytest.raises(
+        UserError, match=r"rank_dropout=0\.2 cannot train unet\.conv_out: it has 4 output rows"
+    ):
+        attach(load_model(str(pocket_sd15)), few, seed=0)
+    attach(load_model(str(pocket_sd15)), replace(few, target_modules=("to_q",)), seed=0)
+    attach(load_model(str(pocket_sd15)), replace(few, method="lokr"), seed=0)

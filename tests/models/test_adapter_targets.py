@@ -113,6 +113,30 @@ def test_layers_with_a_rank_or_an_alpha_of_their_own():
     }
 
 
+def test_rslora_scales_by_the_rank_itself():
+    sizes = layer_sizes(
+        _LAYERS,
+        rank=8,
+        alpha=4.0,
+        rank_pattern={"mid.*": 16},
+        alpha_pattern={"mid.to_k": 3.0},
+        keeps_alpha=True,
+    )
+    assert sizes["unet"] == {
+        "mid.to_q": LayerSizes(rank=16, alpha=4.0),
+        "mid.to_k": LayerSizes(rank=16, alpha=3.0),
+    }
+
+
+@pytest.mark.parametrize("ending", ["0", "2", "proj"])
+def test_endings_that_also_fit_blocks_reach_layers_alone(ending, unet):
+    resolved = resolve_targets("unet", unet, [ending])
+    layers = {name for name in _layers(unet) if name.endswith(f".{ending}")}
+    assert _matched(unet, resolved) == layers
+    everything = {name for name, _ in unet.named_modules() if name}
+    assert {n for n in everything if any(n == t or n.endswith(f".{t}") for t in resolved)} == layers
+
+
 @pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
 def test_a_pattern_of_no_adapted_layer_is_refused(key):
     arguments = {"rank_pattern": {}, "alpha_pattern": {}, key: {"to_k": 4, "to_qq": 4}}

@@ -11,13 +11,13 @@ from src.errors import UserError
 from src.models.adapter_files import EMBEDDING_FILE, KOHYA_FILE, LORA_FILE
 from src.models.adapters import attach
 from src.models.export import (
-    base_state,
     load_adapter,
     merge_adapter,
     read_adapter_header,
     save_adapter,
     set_adapter_scale,
 )
+from src.models.export_pipeline import base_state
 from src.models.load import load_model
 from tests.models.common import move, pixels, plain_pipeline, settings_for, trained
 

@@ -17,6 +17,7 @@ from src.models.adapter_files import KOHYA_FILE, LORA_FILE, LYCORIS_FILE, PEFT_F
 from src.models.adapter_strength import merge_adapter, set_adapter_scale
 from src.models.adapters import adapter_layers, attach
 from src.models.base import is_adapter_weight
+from src.models.eight_bit import to_eight_bits
 from src.models.export import load_adapter, save_adapter
 from src.models.kohya_names import kohya_name
 from src.models.load import CONFIGS, load_model
@@ -231,11 +232,16 @@ def test_rslora_has_the_alpha_of_its_scale(pocket_sd15, tmp_path):
     assert read_header(tmp_path / KOHYA_FILE).metadata["ss_network_alpha"] == "12.0"
 
 
-@pytest.mark.parametrize("method", METHODS[1:])
-def test_nothing_learned_is_said(method, pocket_sd15, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [*((method, None) for method in METHODS[1:]), ("dora", "int8"), ("dora", "fp8")],
+)
+def test_nothing_learned_is_said(method, precision, pocket_sd15, tmp_path, caplog):
     model = load_model(str(pocket_sd15))
     settings = settings_for("sd15", **{**_PLAIN, "method": method, "text_encoder": "frozen"})
     groups = attach(model, settings, seed=0)
+    if precision is not None:
+        to_eight_bits(model.unet, precision)
     with caplog.at_level(logging.WARNING):
         save_adapter(model, tmp_path, metadata={})
     assert "learned nothing" in caplog.text

@@ -14,7 +14,7 @@ from src.errors import UserError
 from src.files import write_json_atomic
 from src.run.build_data import rules_of
 from src.run.records import must_match, write_config
-from src.training.must_match import require_continuable
+from src.training.must_match import SPLIT, require_continuable
 
 
 @functools.cache
@@ -46,6 +46,7 @@ def agreement(*overrides, size=(64, 64), num_processes=1, chunks=None, lineage=N
         "adapter.rank=3",
         "adapter.method=lokr",
         "adapter.rslora=true",
+        "adapter.rank_pattern={to_k:4}",
         "trainer.seed=1",
         "trainer.batch_size=2",
         "dataset.split_seed=1",
@@ -67,6 +68,12 @@ def test_what_changes_the_numbers_that_come_next(override):
     assert agreement(override) != agreement()
 
 
+def test_the_order_of_patterns_is_agreed_on():
+    """Of several that match a layer the last one counts."""
+    one = agreement("adapter.alpha_pattern={to_k:1,mid_block.*:4}")
+    assert one != agreement("adapter.alpha_pattern={mid_block.*:4,to_k:1}")
+
+
 def test_what_is_off_by_default_is_not_spoken_of():
     """A checkpoint from before there was such a thing can be continued: these are the names of that time."""
     assert agreement().keys() == {
@@ -76,6 +83,8 @@ def test_what_is_off_by_default_is_not_spoken_of():
         *("dataset_hash", "dataset.split_seed", "dataset.validation_fraction", "dataset.resolution"),
         *("dataset.crop", "dataset.flip", "dataset.num_variants", "adapter.rank", "adapter.alpha"),
         *("trainer.seed", "trainer.caption_dropout", "trainer.gradient_accumulation_steps"),
+        # Compared only where the checkpoint has it.
+        SPLIT,
         "global batch size",
     }
     assert agreement("dataset.cache=false", "dataset.cache_precision=fp16") == agreement()

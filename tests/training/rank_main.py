@@ -42,6 +42,8 @@ def main(folder: Path, settings: dict) -> None:
     signal_rank, signal_step = settings.pop("signal", (None, None))
     failing_rank, failing_step = settings.pop("failing", (None, None))
     failing_in = settings.pop("failing_in", "step")
+    stuck = tuple(settings.pop("stuck", (None, None)))
+    elsewhere = settings.pop("elsewhere", None)
     unwritable = settings.pop("unwritable", False)
     alone = settings.pop("rehearsing_rank", None)
     images = make_images(folder / f"images{os.environ.get('RANK', '0')}", 20)
@@ -51,7 +53,8 @@ def main(folder: Path, settings: dict) -> None:
     accelerator = make_accelerator(device="cpu")
     record = Record()
     run = Tiny(
-        folder=folder,
+        # Another disk than the other ranks see.
+        folder=folder / "elsewhere" if accelerator.process_index == elsewhere else folder,
         records=images[:13],
         held_out=images[13:],
         class_records=class_images,
@@ -71,6 +74,10 @@ def main(folder: Path, settings: dict) -> None:
         if (accelerator.process_index, before.step) == (signal_rank, signal_step):
             os.kill(os.getpid(), 15)
         fail("step", before.step)
+        if (accelerator.process_index, before.step) == stuck:
+            # As inside a collective: no exception and no signal ends it.
+            while True:
+                time.sleep(60)
         steps.append(before.step)
         return take(self, before, shares, **settings)
 

@@ -10,7 +10,7 @@ import torch
 from src.errors import UserError
 from src.training.checkpoint import load_checkpoint
 from src.training.config_changes import config_changes
-from src.training.must_match import is_another_ruler, require_agreement
+from src.training.must_match import SPLIT, is_another_ruler, require_agreement
 from tests.training.tiny import same
 
 
@@ -66,9 +66,37 @@ def test_what_cannot_be_continued_is_refused_whatever_is_allowed(tmp_path) -> No
         with pytest.raises(UserError, match=r"which trainer\.resume_changed=allow does not cover") as refused:
             require_agreement(tmp_path, THEN, THEN | fixed | {"trainer.seed": 1}, allow_changes=True)
         assert "trainer.seed" not in str(refused.value)
-    changes = {"trainer.seed": 1, "adapter.dropout": 0.5, "optimizer.algorithm": "torch.optim.AdamW {}"}
+    changes = {
+        "trainer.seed": 1,
+        "adapter.dropout": 0.5,
+        "adapter.rank_dropout": 0.1,
+        "optimizer.algorithm": "torch.optim.AdamW {}",
+    }
     assert set(require_agreement(tmp_path, THEN, THEN | changes, allow_changes=True)) == set(changes)
     assert not any(map(is_another_ruler, ("dataset.masks", "masks_hash", "trainer.unmasked_weight")))
+
+
+def test_other_images_held_out(tmp_path) -> None:
+    """Where a split was lost, some that were trained would judge. Where the data has grown, sides stay."""
+    then = THEN | {"dataset_hash": "a", SPLIT: "1"}
+    with pytest.raises(UserError, match=r"split_hash \(then 1, now 2\)") as refused:
+        require_agreement(tmp_path, then, then | {SPLIT: "2"})
+    assert "allow" not in str(refused.value)
+    with pytest.raises(UserError, match="does not cover: split_hash"):
+        require_agreement(tmp_path, then, then | {SPLIT: "2"}, allow_changes=True)
+    grown = then | {SPLIT: "2", "dataset_hash": "b"}
+    assert set(require_agreement(tmp_path, then, grown, allow_changes=True)) == {SPLIT, "dataset_hash"}
+    # Of a checkpoint from before it was kept nothing is known.
+    assert require_agreement(tmp_path, THEN, THEN | {SPLIT: "2"}) == {}
+    assert is_another_ruler(SPLIT)
+
+
+def test_settings_of_an_optimiser_have_no_order(tmp_path) -> None:
+    then = {"optimizer.algorithm": 'torch.optim.AdamW {"eps": 1e-8, "weight_decay": 0.1}'}
+    now = {"optimizer.algorithm": 'torch.optim.AdamW {"weight_decay": 0.1, "eps": 1e-8}'}
+    assert require_agreement(tmp_path, then, now) == {}
+    with pytest.raises(UserError, match=r"optimizer\.algorithm"):
+        require_agreement(tmp_path, then, {"optimizer.algorithm": 'torch.optim.AdamW {"eps": 1e-8}'})
 
 
 def test_an_allowed_change_goes_on_with_a_mark_that_stays(tiny, held_out, caplog) -> None:
@@ -130,7 +158,8 @@ def test_a_best_step_of_another_ruler_counts_no_more(tiny, held_out) -> None:
         assert (trainer._state.best and trainer._state.best.step) == best
     for key in ("dataset_hash", "trainer.ema_decay", "trainer.base_precision"):
         assert is_another_ruler(key)
-    for key in ("global batch size", "adapter.dropout", "optimizer.algorithm"):
+    free = ("global batch size", "adapter.dropout", "optimizer.algorithm", "dataset.flip")
+    for key in (*free, "dataset.class_images.seed", "class_images_hash", "dataset.num_variants"):
         assert not is_another_ruler(key)
 
 

@@ -97,8 +97,35 @@ def test_an_error_on_one_rank_ends_all_with_its_cause(tmp_path, failing_rank, pl
     assert "this rank is broken" in completed.stderr
     assert time.monotonic() - started < 60
     checkpoints = list_checkpoints(tmp_path / "run" / "checkpoints")
-    assert checkpoints
+    # Whichever rank fails, the main one saves the last good step, after the one of its own accord.
+    assert {path.name for path in checkpoints} == {"step_00000002", "step_00000003"}
     assert all(find_damage(path) is None for path in checkpoints)
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_one_that_failed_is_ended_in_a_minute(tmp_path, monkeypatch) -> None:
+    """NCCL's waits do not end with a peer, and the launcher's signal reaches the code behind them only."""
+    monkeypatch.setenv("PET_SHUTDOWN_TIMEOUT", "600")
+    started = time.monotonic()
+    settings = {"failing": (1, 3), "stuck": (0, 3)}
+    completed = _start(tmp_path / "run", 2, max_steps=6, batch_size=3, save_every=2, **settings)
+    assert completed.returncode != 0
+    assert time.monotonic() - started < 90
+    assert "Rank 1 failed (OSError: this rank is broken), and rank 0 still waits for it" in completed.stderr
+    (kept,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert (kept.name, find_damage(kept)) == ("step_00000002", None)
+
+
+@pytest.mark.slow
+def test_ranks_that_see_other_checkpoints_do_not_start(tmp_path) -> None:
+    _run(tmp_path / "run", 2, max_steps=2, batch_size=3)
+    settings = {"max_steps": 4, "batch_size": 3, "resume": "auto"}
+    completed = _start(tmp_path / "run", 2, **settings, elsewhere=1)
+    assert completed.returncode != 0
+    assert re.search(
+        r"Rank 1 finds no checkpoint in .*, the main process step_00000002\. All machines", completed.stderr
+    )
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step_00000002"]
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ It has no captions, but labels of weather, place, time of day and objects; capti
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from src.data.readers.captions import shown
 from src.data.readers.common import first_by_hash, is_text, outside_problem, require_folder
@@ -82,8 +82,9 @@ def read_bdd100k(
         UserError: a folder or the labels are missing, or they are not BDD100K's JSON.
     """
     require_folder(path, "BDD100K")
-    labels = _first_there(path, [labels_file] if labels_file else _LABELS, split, what="labels_file")
-    folder = _first_there(path, _IMAGES, split, what="dataset.path")
+    names = [labels_file] if labels_file else _LABELS
+    labels = _first_there(path, names, split, what="labels_file", kind="file")
+    folder = _first_there(path, _IMAGES, split, what="dataset.path", kind="folder")
     if (problem := outside_problem(labels, name=labels.name, inside=[path.resolve()])) is not None:
         raise UserError(str(problem))
     frames = dict(_frames(labels))
@@ -131,12 +132,14 @@ def _objects_of(frame: dict[str, Any]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _first_there(path: Path, names: tuple[str, ...] | list[str], split: str, *, what: str) -> Path:
+def _first_there(
+    path: Path, names: Sequence[str], split: str, *, what: str, kind: Literal["file", "folder"]
+) -> Path:
     places = [path / name.replace("{split}", split) for name in names]
-    found = next((place for place in places if place.exists()), None)
+    found = next((place for place in places if (place.is_file() if kind == "file" else place.is_dir())), None)
     if found is None:
         tried = ", ".join(str(place) for place in places)
-        raise UserError(f"BDD100K: none of {tried} exists. Unpack it there, or set {what}.")
+        raise UserError(f"BDD100K: none of {tried} is a {kind}. Unpack it there, or set {what}.")
     return found
 
 
@@ -154,6 +157,8 @@ def _frames(labels: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not all(isinstance(label, dict) for label in frame.get("labels") or []):
                 raise TypeError(f"the labels of {name}")
             yield name, frame
+    except OSError as error:
+        raise UserError(f"{labels} cannot be read ({error.strerror}). Change its permissions.") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{labels} is not BDD100K's list of labels ({type(error).__name__}: {error}). Unpack it again."
