@@ -112,6 +112,7 @@ def test_the_figures_on_the_page_are_of_the_weights_that_ship(bench, pocket) -> 
     assert {part["weights"] for part in figures.values()} == {weights_digest(pocket)}
 
 
+@pytest.mark.slow
 def test_the_base_model_draws_what_it_is_asked_for(base, clip, others) -> None:
     assert share_first(clip, others, base) > 0.75, "chance is 1 in 16"
 

@@ -152,6 +152,7 @@ def test_each_image_knows_how_it_was_made(clone: Clone, trained: str, generated:
     assert len(set(seeds["base"].values())) == len(prompts)
 
 
+@pytest.mark.slow
 def test_observers_do_not_touch(ready: Clone, trained: str, tmp_path: Path) -> None:
     """Weights, optimizer state and losses at every checkpoint are those of the bare loop, bit for bit."""
     observed = Path(places(trained)["Adapter"]).parent

@@ -16,6 +16,9 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
     for name in ("API_HOST", "WEB_HOST", "FILES_HOST", "API_ACCESS_KEY", "API_SECRET_KEY", "OFFLINE_MODE"):
         monkeypatch.delenv(f"CLEARML_{name}", raising=False)
+    # Ours to set, past monkeypatch: set and taken away here, it is taken away again at the end.
+    monkeypatch.setenv("CLEARML_CACHE_DIR", "")
+    monkeypatch.delenv("CLEARML_CACHE_DIR")
     monkeypatch.setenv("CLEARML_CONFIG_FILE", str(tmp_path / "no-clearml.conf"))
     yield
     leave_behind()

@@ -103,10 +103,11 @@ def test_an_agent_starts_the_processes_of_a_named_run(server: ClearmlServer, tmp
     assert queued.returncode == 0, queued.stderr
     done = train(tmp_path, **on_agent(server))
     assert done.returncode == 0, done.stderr
-    lineage = json.loads((tmp_path / "outputs/train/mine/result.json").read_text())
-    assert lineage["steps"] == 2
+    run = tmp_path / "outputs/train/mine"
+    assert json.loads((run / "result.json").read_text())["steps"] == 2
     assert len(server.tasks) == 1
-    assert "2 processes" in (tmp_path / "outputs/train/mine/train.log").read_text()
+    saved = json.loads((run / "checkpoints/step_00000002/loop.json").read_text())
+    assert saved["must_match"]["global batch size"] == 4, "two processes with two images each"
 
 
 @pytest.mark.parametrize(

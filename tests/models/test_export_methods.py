@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from src.errors import UserError
@@ -275,6 +275,9 @@ def test_files_that_are_read_otherwise_are_refused(pocket_sd15, pocket_sdxl, tmp
     alone = tmp_path / LYCORIS_FILE
     shutil.copy(tmp_path / "loha" / LYCORIS_FILE, alone)
     with pytest.raises(UserError, match="read from the folder peft/"):
+        load_adapter(model, alone)
+    save_file(load_file(alone), alone)
+    with pytest.raises(UserError, match="is a LoHa or LoKr of another program"):
         load_adapter(model, alone)
     with pytest.raises(UserError, match="trained for sd15, the base model is sdxl"):
         load_adapter(load_model(str(pocket_sdxl)), tmp_path / "loha")

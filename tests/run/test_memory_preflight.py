@@ -48,6 +48,7 @@ def place(tmp_path, pocket_sd15):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_with_and_without_it(place, tmp_path):
     settings = [
         "trainer.mixed_precision=bf16",

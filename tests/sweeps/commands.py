@@ -29,6 +29,8 @@ class Sweep:
     def start(self, *arguments, script="train.py", before=()):
         paths = (f"paths.output_dir={self.place}/out", f"paths.cache_dir={self.cache}", "run.name=mine")
         command = [sys.executable, *before, str(ROOT / script), "-m", *arguments, *paths]
+        # What ClearML was told in this process is nothing to it.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("CLEARML_")}
         # Without a session of its own, Ctrl-C of whoever runs the tests would reach it as well.
         return subprocess.Popen(
             command,
@@ -36,7 +38,7 @@ class Sweep:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.place,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+            env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
             start_new_session=True,
         )
 

@@ -7,6 +7,7 @@ import pytest
 from tests.sweeps.commands import BARE, ENDLESS, JOBLIB, stop, wait_for
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_sweep_and_not_only_the_job(sweep):
     process = sweep.start(*ENDLESS, "trainer.save_every=1")
     wait_for(sweep.folder / "0/checkpoints/step_*", process)
