@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from src.config.schema import InferenceConfig, TrainConfig
-from src.config.targets import check_blocks
+from src.config.targets import check_blocks, check_external_blocks
 from src.errors import UserError
 from src.words import article
 
@@ -63,7 +63,8 @@ def check_config(config: DictConfig, *, import_external: bool = True) -> TrainCo
 
     Args:
         config: the composed configuration, without Hydra's own node.
-        import_external: see `check_blocks`.
+        import_external: import packages other than this one to check what is said to them. False keeps `--cfg
+            job` free of torch; it is then checked when the run starts.
 
     Raises:
         UserError: with the key, its value and what is allowed.
@@ -77,9 +78,13 @@ def check_config(config: DictConfig, *, import_external: bool = True) -> TrainCo
         )
     _refuse_unknown(config)
     _refuse_missing(config)
-    check_blocks(plain(config), import_external=import_external)
+    container = plain(config)
+    check_blocks(container)
     checked = OmegaConf.to_object(config)
     assert isinstance(checked, TrainConfig | InferenceConfig)
+    # Last: whoever made another mistake need not wait for the imports.
+    if import_external:
+        check_external_blocks(container)
     return checked
 
 

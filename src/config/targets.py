@@ -132,13 +132,11 @@ def iterate_blocks(config: dict[str, Any]) -> Iterator[tuple[str, str, dict[str,
             yield slot, slot, value
 
 
-def check_blocks(config: dict[str, Any], *, import_external: bool) -> None:
-    """Checks each `_target_` block against the allow-list and its keywords against the signature.
+def check_blocks(config: dict[str, Any]) -> None:
+    """Checks each `_target_` block against the allow-list, and the keywords of ours against the signature.
 
     Args:
         config: the composed and resolved configuration, as plain containers.
-        import_external: import packages other than this one to read their signatures. False keeps `--cfg job`
-            free of torch; their keywords are then checked when the run starts.
 
     Raises:
         UserError: a target is not allowed, a keyword is unknown, missing, or not the configuration's to set.
@@ -148,8 +146,26 @@ def check_blocks(config: dict[str, Any], *, import_external: bool) -> None:
         _check_target(slot, key, block)
     _refuse_targets_elsewhere(config, {id(block) for _, _, block in blocks}, "")
     for slot, key, block in blocks:
-        if import_external or block["_target_"].startswith("src."):
+        if _is_own(block):
             _check_keywords(slot, key, block)
+
+
+def check_external_blocks(config: dict[str, Any]) -> None:
+    """Checks the keywords of blocks of other packages, which are imported for it: torch takes two seconds.
+
+    Args:
+        config: that passed `check_blocks`.
+
+    Raises:
+        UserError: as `check_blocks`, or a package is not installed.
+    """
+    for slot, key, block in iterate_blocks(config):
+        if not _is_own(block):
+            _check_keywords(slot, key, block)
+
+
+def _is_own(block: dict[str, Any]) -> bool:
+    return str(block["_target_"]).startswith("src.")
 
 
 def build(slot: str, block: dict[str, Any], **runtime: Any) -> Any:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from src.config.targets import SLOTS, _signature, build, check_blocks, resolve
+from src.config.targets import SLOTS, _signature, build, check_blocks, check_external_blocks, resolve
 from src.errors import UserError
 
 GOOD = {
@@ -16,6 +16,11 @@ GOOD = {
     "callbacks": {"off": None},
     "logger": {"tensorboard": {"_target_": "src.loggers.tensorboard.TensorboardLogger"}},
 }
+
+
+def check_all(config):
+    check_blocks(config)
+    check_external_blocks(config)
 
 
 def with_value(key, value):
@@ -29,7 +34,7 @@ def with_value(key, value):
 
 
 def test_the_shipped_blocks_pass():
-    check_blocks(GOOD, import_external=True)
+    check_all(GOOD)
 
 
 @pytest.mark.parametrize(
@@ -55,20 +60,20 @@ def test_the_shipped_blocks_pass():
 )
 def test_anything_else_is_refused_before_it_is_built(key, value, message):
     with pytest.raises(UserError, match=message):
-        check_blocks(with_value(key, value), import_external=True)
+        check_all(with_value(key, value))
 
 
 def test_the_warm_up_is_the_schedules_alone():
     block = {"_target_": "schedulefree.AdamWScheduleFree", "warmup_steps": 3}
     with pytest.raises(UserError, match=r"optimizer\.algorithm\.warmup_steps is set by the program"):
-        check_blocks(with_value("optimizer.algorithm", block), import_external=True)
+        check_all(with_value("optimizer.algorithm", block))
 
 
 @pytest.mark.parametrize(
     "gate",
     [
         resolve,
-        lambda slot, block: check_blocks(GOOD | {"optimizer": {"algorithm": block}}, import_external=True),
+        lambda slot, block: check_all(GOOD | {"optimizer": {"algorithm": block}}),
     ],
 )
 def test_a_package_that_is_not_installed_is_one_line_with_the_remedy(monkeypatch, gate):

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import yaml
 
 from src.callbacks.samples import SampleImages
@@ -40,6 +41,7 @@ def documented_series() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_what_is_documented_is_logged(tmp_path):
     overrides = [
         f"paths.output_dir={tmp_path}",

@@ -122,8 +122,11 @@ def assert_same(drawn: dict[str, np.ndarray], folder: Path) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("lora", "default", "pivotal", "sdxl_pivotal"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora_text", "dora", "sdxl", "sdxl_text")),
+        *("default", "sdxl_pivotal"),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("lora", "lora_text", "dora", "pivotal", "sdxl", "sdxl_text")
+        ),
     ],
 )
 def test_plain_diffusers_draws_the_same_pixels(bench: Bench, run_of, kind: str) -> None:

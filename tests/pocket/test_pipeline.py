@@ -49,6 +49,7 @@ def test_diffusers_draws_with_the_exported_model(shop, folder) -> None:
         assert torch.equal(weights.half(), trained[name].half()), name
 
 
+@pytest.mark.slow
 def test_timm_and_open_clip_load_the_exported_judges(shop, folder) -> None:
     pixels = torch.rand(2, 3, 64, 64)
     vit = timm.create_model(f"local-dir:{folder / 'dino'}", pretrained=True)

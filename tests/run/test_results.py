@@ -1,7 +1,10 @@
 """What a run hands over."""
 
+import json
+
 from src.config.build import plain
 from src.config.cli import Job
+from src.lineage import short_form
 from src.loggers.multi import MultiLogger
 from src.models.adapters import attach
 from src.models.export import read_adapter_header
@@ -30,13 +33,15 @@ def test_a_best_checkpoint_that_was_damaged_is_not_handed_over(place, pocket_sd1
         checkpoint=folder / "step_00000003",
         losses={},
     )
+    lineage = json.loads((tmp_path / "run/lineage.json").read_text())
+    metadata = short_form(lineage, job.resolved)
     logger = MultiLogger({}, run_dir=tmp_path, is_main=False)
     for is_damaged, step in ((False, "1"), (True, "3")):
         if is_damaged:
             content = bytearray((best / "weights.safetensors").read_bytes())
             content[-1] ^= 4
             (best / "weights.safetensors").write_bytes(content)
-        export_best(result, model, config=config, job=job, metadata={}, logger=logger)
+        export_best(result, model, config=config, job=job, metadata=metadata, logger=logger)
         header = read_adapter_header(tmp_path / "run/adapter/pytorch_lora_weights.safetensors")
         assert header["metadata"]["darkroom.step"] == step
         assert ("The best checkpoint is damaged (weights.safetensors" in caplog.text) == is_damaged
