@@ -50,7 +50,7 @@ class FailureWatch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout=_SECONDS_OF_GRACE)
             self._thread = None
 
     def tell(self, error: BaseException) -> None:
