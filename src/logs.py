@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm import tqdm
+
 from src.errors import UserError
 
 _NOISY = (
@@ -25,6 +27,8 @@ _NOISY = (
     "dvc_data",
     "dvc_objects",
 )
+# `extra={FILE_ONLY: True}` keeps a line from the console, where it is shown in another way.
+FILE_ONLY = "is_for_file_only"
 # Seconds: a killed run's data workers, which hold its log open, notice within this time.
 _PATIENCE = 10.0
 
@@ -42,11 +46,12 @@ def run_log(path: Path, *, is_main: bool = True) -> Iterator[None]:
     """
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
-    console = logging.StreamHandler(sys.stdout)
+    console = _Console(sys.stdout)
     console.setFormatter(_ConsoleFormatter())
     console.setLevel(logging.INFO if is_main else logging.WARNING)
     # What libraries say of their own doings is for the file; their warnings are for the user.
     console.addFilter(lambda record: record.name.startswith("src.") or record.levelno >= logging.WARNING)
+    console.addFilter(lambda record: not getattr(record, FILE_ONLY, False))
     handlers: list[logging.Handler] = [console]
     if is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +142,18 @@ class _LogFile(logging.FileHandler):
         if not self._has_failed:
             self._has_failed = True
             print(f"warning: cannot write {self.baseFilename} ({sys.exc_info()[1]}).", file=sys.stderr)
+
+
+class _Console(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes above a progress bar, where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+            self.flush()
+        except Exception:
+            self.handleError(record)
 
 
 class _ConsoleFormatter(logging.Formatter):

@@ -1,6 +1,7 @@
 """How far a run is, for the person at the terminal."""
 
 import logging
+import os
 import sys
 import time
 from datetime import timedelta
@@ -9,16 +10,19 @@ from tqdm import tqdm
 
 from src.callbacks.base import Callback, RunView
 from src.errors import UserError
+from src.logs import FILE_ONLY
 from src.training.state import TrainResult, ValidationResult
 
 log = logging.getLogger(__name__)
 
 
 class ProgressCallback(Callback):
-    """A bar with loss, images/s and time left; where stderr is no terminal, log lines now and then.
+    """A bar with loss, images/s and time left, and log lines now and then.
+
+    The lines are for the log file, and for the console where stderr is no terminal.
 
     Args:
-        seconds_between_lines: at least so long between two lines where there is no terminal.
+        seconds_between_lines: at least so long between two lines.
 
     Raises:
         UserError: the number is negative.
@@ -42,7 +46,7 @@ class ProgressCallback(Callback):
         """Opens the bar."""
         self._last_line = float("-inf")
         self._shown = {}
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and _has_width():
             self._bar = tqdm(
                 total=run.max_steps, initial=run.state.step, desc="training", unit="step", dynamic_ncols=True
             )
@@ -59,27 +63,26 @@ class ProgressCallback(Callback):
         self._shown["images/s"] = f"{speed:.1f}" if speed < 100 else f"{speed:.0f}"
         if self._bar is not None:
             self._bar.set_postfix(self._shown, refresh=False)
-            return
         is_last = run.state.step >= run.max_steps
         if is_last or time.monotonic() - self._last_line >= self._seconds:
             left = (run.max_steps - run.state.step) * scalars["throughput/seconds_per_step"]
             numbers = "  ".join(f"{name} {value}" for name, value in self._shown.items())
-            log.info("step %d/%d  %s  left %s", run.state.step, run.max_steps, numbers, _time(left))
+            values = (run.state.step, run.max_steps, numbers, _time(left))
+            log.info("step %d/%d  %s  left %s", *values, extra={FILE_ONLY: self._bar is not None})
             self._last_line = time.monotonic()
 
     def on_validation_end(self, run: RunView, result: ValidationResult) -> None:
-        """Shows the validation loss: on a terminal from now on, else on a line of its own."""
+        """Shows the validation loss on a line of its own, and on the bar from now on."""
         if self._bar is not None:
             self._shown["validation"] = f"{result.loss:.4f}"
             self._bar.set_postfix(self._shown)
-        else:
-            log.info(
-                "step %d/%d  validation loss %.4f  (%.4f on as many training images)",
-                run.state.step,
-                run.max_steps,
-                result.loss,
-                result.train_loss,
-            )
+        log.info(
+            "step %d/%d  validation loss %.4f  (%.4f on as many training images)",
+            run.state.step,
+            run.max_steps,
+            result.loss,
+            result.train_loss,
+        )
 
     def on_fit_end(self, run: RunView, result: TrainResult) -> None:
         """Closes the bar."""
@@ -93,6 +96,14 @@ class ProgressCallback(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _has_width() -> bool:
+    """False for a terminal of 0 columns, as some programs open one: a bar would show nothing there."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return True
 
 
 def _time(seconds: float) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _ALLOWED = "DARKROOM_LAUNCH"
 _WORLD_SIZE = "WORLD_SIZE"
 _DEFAULT_PORT = 29500
+_LAUNCHER = Path(__file__).resolve().parents[1] / "launcher.py"
 # Seconds from a signal until the launcher kills: a step and a checkpoint must fit, also of a large model.
 _SECONDS_TO_SAVE = 600
 
@@ -119,7 +120,8 @@ def _launch(plan: Launch, job: "Job") -> None:
     name = job.name.replace("\\", "\\\\").replace("'", "\\'")
     arguments = [*sys.argv[1:], f"run.name='{name}'"]
     assert job.accelerate_file is not None
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(job.accelerate_file)]
+    # -P: what lies beside that file is no library.
+    launcher = [sys.executable, "-P", str(_LAUNCHER), "--config_file", str(job.accelerate_file)]
     environment = {name: value for name, value in os.environ.items() if name != _ALLOWED}
     # Settings that accelerate does not pass on: Slurm's warning goes to the processes like other signals.
     environment.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")

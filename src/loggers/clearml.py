@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.interpreter import python
 from src.loggers.clearml_offline import require_whole
 from src.loggers.clearml_queue import let_agent_launch
 from src.loggers.clearml_session import (
@@ -116,7 +117,7 @@ class ClearmlLogger(Logger):
             self._where = (
                 f"ClearML (offline): {archive}\n"
                 "  send it later, with credentials: "
-                f"python -c \"from clearml import Task; Task.import_offline_session('{archive}')\""
+                f"{python()} -c \"from clearml import Task; Task.import_offline_session('{archive}')\""
             )
 
     def log_scalars(self, scalars: Mapping[str, Number], step: int) -> None:

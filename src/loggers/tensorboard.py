@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.interpreter import python
 from src.loggers.protocol import Logger, Number, Point, Status
 from src.redact import flatten
 
@@ -89,7 +90,7 @@ class TensorboardLogger(Logger):
 
     def where(self) -> str:
         """The command that shows it."""
-        return f"TensorBoard: tensorboard --logdir {self._folder}"
+        return f"TensorBoard: {python()} -m tensorboard.main --logdir {self._folder}"
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -105,5 +105,7 @@ def _generate(
 
 
 def _where(run_dir: Path, comparison: Comparison, logger: MultiLogger) -> list[str]:
-    places = {"Grid": comparison.grid, "Images": run_dir / "images", "Scores": run_dir / "scores.json"}
+    places = {"Grid": comparison.grid, "Images": run_dir / "images"}
+    if comparison.scores:
+        places["Scores"] = run_dir / "scores.json"
     return where_lines(places, logger)

@@ -6,6 +6,7 @@ from typing import Any
 
 from src.redact import flatten
 
+_BLOCK = "a block of settings"
 # They say how to go on, not what is trained.
 _NOT_COMPARED = ("trainer.resume", "trainer.resume_changed")
 
@@ -17,6 +18,14 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     ['trainer.max_steps: 4 -> 8']
     """
     before, after = flatten(then), flatten(now)
+    # A block that is switched off or on is one change.
+    for one, other in ((before, after), (after, before)):
+        for key in [key for key, value in one.items() if value is None and key not in other]:
+            inside = [name for name in other if name.startswith(f"{key}.")]
+            for name in inside:
+                del other[name]
+            if inside:
+                other[key] = _BLOCK
     different = [
         key
         for key in sorted(before.keys() | after.keys())
@@ -26,4 +35,6 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
+    if values.get(key) == _BLOCK:
+        return _BLOCK
     return json.dumps(values[key], ensure_ascii=False, default=str) if key in values else "unset"

@@ -23,6 +23,11 @@ _FIXED = (
     *("dataset.split_seed", "dataset.validation_fraction"),
 )
 _FREE = ("adapter.dropout", "adapter.rank_dropout")
+# What is no key of the configuration.
+_EXPLAINED = {
+    "global batch size": "global batch size, trainer.batch_size times the number of processes",
+    SPLIT: f"{SPLIT}, the images that are held out,",
+}
 # Settings of optimisers that decide which tensors they keep, and of what shape.
 _SHAPING = ("amsgrad", "beta1", "min_8bit_size", "momentum", "slice_p")
 # How the loss on held-out images is measured: with other values the best so far is of another ruler.
@@ -79,7 +84,9 @@ def require_agreement(
     refused = fixed if allow_changes else different
     if not refused:
         return different
-    listed = ", ".join(f"{key} (then {then}, now {value})" for key, (then, value) in refused.items())
+    listed = ", ".join(
+        f"{_EXPLAINED.get(key, key)} (then {then}, now {value})" for key, (then, value) in refused.items()
+    )
     if allow_changes:
         cause = f"because these differ, which trainer.resume_changed=allow does not cover: {listed}"
     else:

@@ -45,14 +45,14 @@ def describe_memory(values: dict[str, float]) -> str:
     """The same for the eye."""
     parts = [
         f"process {values['process']:.2f} GiB",
-        f"system {values['system']:.1f} of {values['system_total']:.1f}",
+        f"system {values['system']:.1f} of {values['system_total']:.1f} GiB",
     ]
     if "gpu_peak" in values:
         parts.append(
             f"GPU {values['gpu_allocated']:.2f} allocated, {values['gpu_peak']:.2f} at the peak, "
-            f"{values['gpu_reserved']:.2f} reserved"
+            f"{values['gpu_reserved']:.2f} GiB reserved"
         )
-    return ", ".join([*parts, f"{values['disk_free']:.1f} free on the disk"])
+    return ", ".join([*parts, f"{values['disk_free']:.2f} GiB free on the disk"])
 
 
 class PhaseMemory:

@@ -180,6 +180,7 @@ class Saver:
                 _log.error("The weights are not finite any more: the last checkpoint stays the newest.")
             else:
                 self._write(state, num_reserved=1)
+                self.saved_step = state.step
                 _log.error(
                     "Training failed; step %d is saved in %s. Continue with this run's run.name and "
                     "trainer.resume=auto.",
@@ -188,6 +189,14 @@ class Saver:
                 )
         finally:
             self._gathered = None
+
+    def tell_what_is_lost(self, state: TrainState, *, start_step: int) -> None:
+        """Says after an error which steps are in no checkpoint, and how to go on."""
+        kept = start_step if self.saved_step is None else self.saved_step
+        if self._is_main and state.step > kept:
+            newest = f"The newest checkpoint is that of step {kept}: continue" if kept else "Start again"
+            values = (kept + 1, state.step, newest)
+            _log.error("Lost: steps %d to %d. %s with this run's run.name and trainer.resume=auto.", *values)
 
     def _weights(self) -> Iterable[Tensor]:
         """The trained weights, as they would be written."""

@@ -41,4 +41,5 @@ class StopSignals:
         else:
             message = f"{name}: already stopping, please wait for the checkpoint.\n"
         # Not through logging: its lock may be held by the code that the signal interrupts.
-        os.write(2, message.encode())
+        # On a terminal a progress bar may stand in the line.
+        os.write(2, ("\n" * os.isatty(2) + message).encode())

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from src.callbacks.base import Callback, RunView
 from src.data.order import Position
+from src.errors import FullDiskError
 from src.loggers.protocol import Logger
 from src.training.accelerator import Agreement
 from src.training.accumulation import step_groups
@@ -241,7 +242,11 @@ class Trainer:
         if not self._is_restored:
             self.restore()
         self._denoiser.train()
-        _log.info("Training from step %d to step %d.", self._start_step, self._plan.total_steps)
+        start, end = self._start_step, self._plan.total_steps
+        if start >= end:
+            _log.warning("Step %d is trained already, and %d are planned: no step is taken.", start, end)
+        else:
+            _log.info("Training from step %d to step %d.", start, end)
         self._observe("on_fit_start")
         self._tell_memory()
 
@@ -379,8 +384,9 @@ class Trainer:
                 self._saver.rescue(self._state)
         except Exception as second:
             # The first error is the one to report; this one only says why there is no newer checkpoint.
-            if str(second) != str(error):
+            if not (isinstance(error, FullDiskError) and isinstance(second, FullDiskError)):
                 _log.error("The state at the failure could not be saved (%s).", describe(second))
+        self._saver.tell_what_is_lost(self._state, start_step=self._start_step)
         self._observe("on_exception", error)
 
     def _observe(self, hook: str, *arguments: Any) -> None:

@@ -1,5 +1,7 @@
 import io
 import logging
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from src.callbacks.progress import ProgressCallback
 from src.errors import UserError
+from src.logs import FILE_ONLY, run_log
 from tests.callbacks.recorder import RESULT, SCALARS, VALIDATION, Recorder, make_run
 
 
@@ -36,6 +39,35 @@ def test_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "loss=0.5000" in shown
     assert "images/s=12.3" in shown
     assert "validation=0.2500" in shown
+
+
+def test_behind_a_bar_the_file_gets_the_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with run_log(tmp_path / "train.log"):
+        _train(ProgressCallback(seconds_between_lines=0), tmp_path)
+    log = (tmp_path / "train.log").read_text()
+    assert log.count("  loss 0.5000  images/s 12.3  ") == 10
+    assert log.count("step 4/10  validation loss 0.2500") == 1
+    shown = terminal.getvalue()
+    assert "left 0:00" not in shown.replace("[", ""), "the bar shows it"
+    # On a line of its own, above the bar.
+    assert re.search(r"[\r\n]step 4/10  validation loss 0\.2500 [^\r]*\n", shown)
+
+
+def test_a_terminal_without_width_gets_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(terminal, "fileno", lambda: 2, raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((0, 0)))
+    with caplog.at_level(logging.INFO):
+        _train(ProgressCallback(seconds_between_lines=60), tmp_path)
+    assert terminal.getvalue() == ""
+    assert len(caplog.records) == 3
+    assert not any(getattr(record, FILE_ONLY, False) for record in caplog.records)
 
 
 def test_a_resumed_run_does_not_begin_at_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,8 +161,8 @@ def test_a_mask_without_its_image_among_captions(tmp_path):
     _left_half().save(tmp_path / "plain.png")
     lost, plain = sorted(read_subject(path=tmp_path, default_caption="a toy").problems, key=lambda p: p.file)
     assert (lost.file, plain.file) == ("masks/lost.png", "plain.png")
-    assert "has no caption. Add the line masks/lost.png|" in lost.message
-    assert "If it is a mask, there is no image of its name" in lost.message
+    assert lost.message.startswith("is named like a mask, but there is no image of that name.")
+    assert "it has no caption. Add the line masks/lost.png|" in lost.message
     assert "mask" not in plain.message
 
 

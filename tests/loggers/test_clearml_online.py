@@ -140,7 +140,7 @@ def test_an_offline_session_can_be_sent_later(
     log_everything(logger, files)
     logger.close("completed")
     assert server.requests == []
-    command = logger.where().rsplit('python -c "')[1].removesuffix('"')
+    command = logger.where().rsplit(' -c "')[1].removesuffix('"')
     result = _child(command, run_dir, server.environment)
     assert result.returncode == 0, result.stderr
     assert {event["metric"] for event in server.events_of("training_stats_scalar")} == {"loss", "throughput"}

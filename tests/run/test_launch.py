@@ -57,7 +57,8 @@ def test_two_processes_under_one_name_stop_at_a_signal_and_one_process_goes_on(t
         time.sleep(0.1)
     process.send_signal(signal.SIGUSR1)
     code, _, err = end(process)
-    assert code not in (0, -signal.SIGUSR1), err
+    assert code == 128 + signal.SIGUSR1, err
+    assert "Traceback" not in err, "the run's own lines are the last"
     (run,) = runs(tmp_path)
     log = (run / "train.log").read_text()
     assert "signal SIGUSR1" in log
@@ -95,6 +96,17 @@ def test_two_launchers_as_on_two_machines(tmp_path):
     (newest,) = list_checkpoints(tmp_path / "outputs/train/mine/checkpoints")[-1:]
     loop = json.loads((newest / "loop.json").read_text())
     assert loop["must_match"]["global batch size"] == 4
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_several_processes_as_it_ends_one(tmp_path):
+    """Found when the model is there, by all of them."""
+    process = start(tmp_path, "accelerate=multi_cpu", "run.name=mine", "adapter.rank_pattern={foo:3}")
+    code, _, err = end(process)
+    assert code == 2
+    assert set(err.strip().splitlines()) == {
+        line for line in err.splitlines() if "adapter.rank_pattern: foo" in line
+    }
 
 
 def test_generation_under_a_launcher_is_refused(tmp_path):

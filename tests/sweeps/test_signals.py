@@ -29,7 +29,7 @@ def test_a_stopped_sweep_goes_on_and_skips_what_is_done(sweep):
     steps = int(sweep.rows()[0][1]["steps"])
     done = sweep.run(*seeds, "trainer.resume=auto")
     assert done.returncode == 0, done.stderr
-    assert "Training from step 20 to step 20" in done.stdout
+    assert "Step 20 is trained already" in done.stdout
     assert f"Training from step {steps} to step 20" in done.stdout
     table, _ = sweep.rows()
     assert [(row["status"], row["best_validation_loss"] != "") for row in table] == [("completed", True)] * 2

@@ -32,6 +32,10 @@ def test_the_difference_is_shown(tiny, caplog) -> None:
 def test_what_differs_is_told_apart() -> None:
     then = {"a": {"b": [1, 2], "c": True, "d": "x"}, "e": {}}
     assert config_changes(then, then) == []
+    # A block that is switched off is one change, and one that is switched on.
+    off = {"a": None, "e": {}}
+    assert config_changes(then, off) == ["a: a block of settings -> null"]
+    assert config_changes(off, then) == ["a: null -> a block of settings"]
     assert config_changes(then, {"a": {"b": [1], "c": True}, "e": {"f": 0.5}}) == [
         "a.b: [1, 2] -> [1]",
         'a.d: "x" -> unset',
@@ -79,7 +83,9 @@ def test_what_cannot_be_continued_is_refused_whatever_is_allowed(tmp_path) -> No
 def test_other_images_held_out(tmp_path) -> None:
     """Where a split was lost, some that were trained would judge. Where the data has grown, sides stay."""
     then = THEN | {"dataset_hash": "a", SPLIT: "1"}
-    with pytest.raises(UserError, match=r"split_hash \(then 1, now 2\)") as refused:
+    with pytest.raises(
+        UserError, match=r"split_hash, the images that are held out, \(then 1, now 2\)"
+    ) as refused:
         require_agreement(tmp_path, then, then | {SPLIT: "2"})
     assert "allow" not in str(refused.value)
     with pytest.raises(UserError, match="does not cover: split_hash"):

@@ -22,7 +22,7 @@ def test_values_are_those_of_this_process_and_disk(tmp_path) -> None:
     assert read_memory(tmp_path, CPU)["process"] > values["process"] + 0.2
     del ballast
     words = describe_memory(values | {"gpu_allocated": 1.0, "gpu_peak": 2.0, "gpu_reserved": 3.0})
-    assert "GPU 1.00 allocated, 2.00 at the peak, 3.00 reserved" in words
+    assert "GPU 1.00 allocated, 2.00 at the peak, 3.00 GiB reserved" in words
 
 
 class Memory(Callback):

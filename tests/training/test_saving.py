@@ -103,7 +103,7 @@ SEEN_BEFORE_OR_NOT = [pytest.param(True, marks=pytest.mark.slow), False]
 
 @pytest.mark.parametrize("is_foreseen", SEEN_BEFORE_OR_NOT)
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_intact(
-    tiny, tmp_path, is_foreseen, request
+    tiny, tmp_path, is_foreseen, request, caplog
 ) -> None:
     if not is_foreseen:
         request.getfixturevalue("never_lies")
@@ -111,6 +111,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_intact(
         run = replace(tiny(save_every=2, keep=1, callbacks=[Ballast(disk, step=3)]), folder=disk)
         with pytest.raises(FullDiskError, match="Not enough disk space" if is_foreseen else "No space left"):
             run.trainer().fit()
+        assert "Lost: steps 3 to 4. The newest checkpoint is that of step 2: continue" in caplog.text
+        assert "could not be saved" not in caplog.text, "the error says so"
         assert _steps(run) == [2]
         assert find_damage(run.checkpoints / "step_00000002") is None
         assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step_00000002"]

@@ -74,7 +74,10 @@ class CaptionTable:
         """Notes that an image has no caption. A mask without its image looks like one."""
         message = f"has no caption. {remedy}"
         if looks_like_mask(image):
-            message += " If it is a mask, there is no image of its name: add the image, or remove the mask."
+            message = (
+                "is named like a mask, but there is no image of that name. Add the image or remove the mask. "
+                f"If it is an image to train on, it {message}"
+            )
         self.refuse(image, message, image=image)
 
     def refuse(self, where: str, message: str, *, image: str | None = None) -> None:
