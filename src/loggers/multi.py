@@ -169,7 +169,7 @@ class _Guard:
             missing = f"{self._num_unsent} entries are" if self._num_unsent else "some entries may be"
             lines.append(
                 f"{self.name}: {missing} missing there. All are in the run folder's metrics.jsonl; "
-                "docs/clearml.md says how to send them."
+                "docs/clearml.md says how to send them to ClearML."
                 if self.name != METRICS
                 else f"{self.name}: {missing} missing. Is the disk full?"
             )

@@ -1,7 +1,8 @@
 """TensorBoard event files in the run folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,19 @@ class TensorboardLogger(Logger):
         self._flush_seconds = flush_seconds
         self._writer: SummaryWriter | None = None
 
-    @property
-    def _open_writer(self) -> "SummaryWriter":
-        assert self._writer is not None, "start() comes first"
-        return self._writer
+    @contextmanager
+    def _open_writer(self) -> Iterator["SummaryWriter"]:
+        """The writer. On a full disk its thread ends: then a new one takes its place, with another file."""
+        if self._writer is None:
+            self.start()
+        assert self._writer is not None
+        try:
+            yield self._writer
+        except OSError:
+            broken, self._writer = self._writer, None
+            with suppress(OSError):
+                broken.close()
+            raise
 
     def start(self) -> None:
         """Opens a new event file; a resumed run adds one to those of its predecessor."""
@@ -39,8 +49,9 @@ class TensorboardLogger(Logger):
 
     def log_scalars(self, scalars: Mapping[str, Number], step: int) -> None:
         """See `Logger`."""
-        for key, value in scalars.items():
-            self._open_writer.add_scalar(key, value, step)
+        with self._open_writer() as writer:
+            for key, value in scalars.items():
+                writer.add_scalar(key, value, step)
 
     def log_image(self, title: str, series: str, path: Path, step: int) -> None:
         """See `Logger`."""
@@ -49,7 +60,8 @@ class TensorboardLogger(Logger):
 
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        self._open_writer.add_image(f"{title}/{series}", pixels, step, dataformats="HWC")
+        with self._open_writer() as writer:
+            writer.add_image(f"{title}/{series}", pixels, step, dataformats="HWC")
 
     def log_curve(
         self, title: str, series: str, points: Sequence[Point], step: int, *, x_label: str, y_label: str
@@ -60,11 +72,15 @@ class TensorboardLogger(Logger):
 
     def log_table(self, title: str, series: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """See `Logger`."""
-        self._open_writer.add_text(f"{title}/{series}", _markdown(rows), step)
+        self._add_text(f"{title}/{series}", _markdown(rows), step)
+
+    def _add_text(self, tag: str, text: str, step: int | None = None) -> None:
+        with self._open_writer() as writer:
+            writer.add_text(tag, text, step)
 
     def log_text(self, text: str) -> None:
         """See `Logger`."""
-        self._open_writer.add_text("console", text)
+        self._add_text("console", text)
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """See `Logger`."""
@@ -72,21 +88,22 @@ class TensorboardLogger(Logger):
             {"setting": key, "value": json.dumps(value, default=str)}
             for key, value in flatten(config).items()
         ]
-        self._open_writer.add_text("config", _markdown(rows))
+        self._add_text("config", _markdown(rows))
 
     def log_artifact(self, name: str, path: Path) -> None:
         """See `Logger`."""
-        self._open_writer.add_text(f"artifact/{name}", str(path))
+        self._add_text(f"artifact/{name}", str(path))
 
     def log_model(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         """See `Logger`."""
         rows = [{"": key, name: value} for key, value in {"path": str(path), **metadata}.items()]
-        self._open_writer.add_text(f"model/{name}", _markdown(rows))
+        self._add_text(f"model/{name}", _markdown(rows))
 
     def close(self, status: Status, message: str = "") -> None:
         """See `Logger`."""
-        self._open_writer.add_text("status", f"{status} {message}".strip())
-        self._open_writer.close()
+        with self._open_writer() as writer:
+            writer.add_text("status", f"{status} {message}".strip())
+            writer.close()
 
     def where(self) -> str:
         """The command that shows it."""

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.loggers.clearml import ClearmlLogger
 from src.loggers.clearml_offline import require_whole
@@ -49,6 +51,32 @@ def test_tensorboard_on_a_full_disk(run_dir: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=100k") as disk:
         (run_dir / "tensorboard").symlink_to(disk)
         fill("tensorboard", TensorboardLogger(run_dir=run_dir), run_dir)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_goes_on_when_there_is_space_again(run_dir: Path, tmp_path: Path) -> None:
+    run_dir.mkdir(parents=True)
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        (run_dir / "tensorboard").symlink_to(disk)
+        logger = TensorboardLogger(run_dir=run_dir, flush_seconds=0)
+        logger.start()
+        logger.log_scalars({"loss/train": 1.0}, 1)
+        time.sleep(0.2)  # until it is written
+        with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        failures, deadline = 0, time.monotonic() + 20
+        while not failures and time.monotonic() < deadline:
+            try:
+                logger.log_scalars(SCALARS, 2)
+            except OSError:
+                failures += 1
+        assert failures
+        (disk / "ballast").unlink()
+        logger.log_scalars({"loss/train": 3.0}, 3)
+        logger.close("completed")
+        events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+        assert [event.step for event in events.Scalars("loss/train")] == [1, 3]
 
 
 @pytest.mark.slow
