@@ -126,3 +126,17 @@ def test_what_cannot_be_queued_is_one_line_and_no_task(
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert server.tasks == {}
     assert list(tmp_path.glob("outputs/train/*")) == []
+
+
+@pytest.mark.slow
+def test_a_task_that_cannot_be_put_into_the_queue_is_named(
+    server: ClearmlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_tasks_enqueue", lambda values: (400, {}))
+    done = train(tmp_path, "queue=gpu", "run.name=mine", **server.environment)
+    assert done.returncode == 2, done.stderr
+    (identity,) = server.tasks
+    assert f"queue=gpu: the task {server.address}" in done.stderr
+    assert identity in done.stderr
+    assert "could not be put into the queue" in done.stderr
+    assert "Traceback" not in done.stderr
