@@ -1,7 +1,8 @@
 """An error on one rank ends the others as well, also where they wait for it inside a collective.
 
 gloo's waits end when a process dies. NCCL's go on until their own limit of minutes, and a launcher that stops
-the others by a signal reaches only the code behind that wait.
+the others by a signal reaches only the code behind that wait. torch's kills what is left on its own machine
+after 30 seconds, without a word on why, and on other machines nothing.
 """
 
 import logging
@@ -17,8 +18,9 @@ from src.training.observers import describe
 _log = logging.getLogger(__name__)
 _KEY = "darkroom/failed"
 _SECONDS_BETWEEN_LOOKS = 2.0
-# For a rank that can still end by itself: it learns of the failure at its next collective.
-_SECONDS_OF_GRACE = 30.0
+# For a rank that can still end by itself: it learns of the failure at its next collective. Less than the 30
+# of torch's launcher, so that the log says why.
+_SECONDS_OF_GRACE = 15.0
 
 
 class FailureWatch:
@@ -52,6 +54,10 @@ class FailureWatch:
         if self._thread is not None:
             self._thread.join(timeout=_SECONDS_OF_GRACE)
             self._thread = None
+
+    def stand_down(self) -> None:
+        """This rank knows of a failure, and saves what there is: it is not to be ended on the way."""
+        self._ended.set()
 
     def tell(self, error: BaseException) -> None:
         """Says that this rank has failed. The first to say so is remembered."""

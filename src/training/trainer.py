@@ -234,6 +234,7 @@ class Trainer:
                 return self._end(reason)
             except BaseException as error:
                 # Also an exit or an interrupt that some library raises: what was trained is not its to lose.
+                self._failure_watch.stand_down()
                 self._rescue(error)
                 self._failure_watch.tell(error)
                 raise

@@ -24,6 +24,7 @@ from src.pocket.measuring.questions import Question, place_questions, questions
 from src.pocket.measuring.report import weights_digest
 from tests.end_to_end.workbench import Bench
 
+pytestmark = pytest.mark.timeout(900)  # minutes of training, on a machine that may be busy
 NUM_OTHERS = 32
 NUM_STEPS = 80
 NUM_DRAWING_STEPS = 10
