@@ -122,10 +122,10 @@ def assert_same(drawn: dict[str, np.ndarray], folder: Path) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("default", "sdxl_pivotal"),
+        "default",
         *(
             pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("lora", "lora_text", "dora", "pivotal", "sdxl", "sdxl_text")
+            for kind in ("lora", "lora_text", "dora", "pivotal", "sdxl", "sdxl_text", "sdxl_pivotal")
         ),
     ],
 )
@@ -170,7 +170,9 @@ def test_a_checkpoint_generates_what_its_export_does(bench: Bench, run_of, kind:
     assert same_pixels(checkpoint / "images" / "adapted", export / "images" / "adapted")
 
 
-@pytest.mark.parametrize("kind", ["lora", "lora_text", pytest.param("sdxl_text", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora_text", "sdxl_text"))]
+)
 def test_rank_and_alpha_are_in_the_header(run_of, kind: str) -> None:
     with safe_open(run_of(kind) / "adapter" / "pytorch_lora_weights.safetensors", framework="pt") as opened:
         header = opened.metadata()
@@ -185,10 +187,10 @@ def test_rank_and_alpha_are_in_the_header(run_of, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "merge"),
     [
-        *(("lora", "true"), ("pivotal", "false"), ("full", "true")),
+        *(("lora", "true"), ("pivotal", "false")),
         *(
             pytest.param(kind, "true", marks=pytest.mark.slow)
-            for kind in ("pivotal", "lora_text", "dora", "loha", "lokr", "sdxl_pivotal")
+            for kind in ("pivotal", "full", "lora_text", "dora", "loha", "lokr", "sdxl_pivotal")
         ),
         *(pytest.param(kind, "false", marks=pytest.mark.slow) for kind in ("lora", "full", "sdxl_text")),
     ],

@@ -19,7 +19,9 @@ from tests.end_to_end.workbench import (
     scalars,
 )
 
-pytestmark = pytest.mark.timeout(600)  # several runs at once, on a machine that may be busy
+# Several runs at once, on a machine that may be busy. The same in one process: tests/training/test_resume.py and
+# test_signals.py; a signal to a command: tests/bad_input/test_runs.py.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 MAX_STEPS = 32
 # All that could come out differently after a resume: module dropout, caption dropout, random crops, a schedule,
 # groups with rates of their own, losses averaged over steps on both sides of the stop, several passes.
@@ -128,7 +130,6 @@ def test_a_signal_to_sh_stops_at_a_step_with_a_checkpoint(stopped: Broken) -> No
     assert f"Training from step {stopped_at} to step {MAX_STEPS}." in second
 
 
-@pytest.mark.slow
 def test_a_killed_run_starts_from_its_last_whole_checkpoint(killed: Broken) -> None:
     first, second = killed.printed
     assert killed.codes == [-signal.SIGKILL, 0], first + second
@@ -137,7 +138,7 @@ def test_a_killed_run_starts_from_its_last_whole_checkpoint(killed: Broken) -> N
     assert "Stopped after step" not in first
 
 
-@pytest.mark.parametrize("kind", ["stopped", pytest.param("killed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["stopped", "killed"])
 def test_the_result_is_that_of_an_unbroken_run(unbroken: Broken, request, kind: str) -> None:
     whole, broken = unbroken.folder, request.getfixturevalue(kind).folder
     assert unbroken.codes == [0], unbroken.printed
