@@ -80,12 +80,11 @@ def hashes_of(data: PreparedData) -> dict[str, Any]:
 
 
 def _hashes_of_parts(data: PreparedData) -> dict[str, str | None]:
-    held_out = {record.id: data.report.hashes[record.id] for record in data.split.validation}
     # By content: an image that is renamed is the same.
-    contents = sorted(set(held_out.values()))
+    contents = {data.report.hashes[record.id] for record in data.split.validation}
     return {
         "masks_hash": masks_hash(data),
-        SPLIT: dataset_hash(dict(zip(contents, contents, strict=True)), dict.fromkeys(contents, "held out")),
+        SPLIT: dataset_hash({each: each for each in contents}, dict.fromkeys(contents, "held out")),
     }
 
 
